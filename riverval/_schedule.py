@@ -1,0 +1,234 @@
+"""What every schedule can do, the algebra of schedules, and the base of the registered ones.
+
+The step convention stands at the top of `riverval.schedules`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ._checks import check_int, check_number, unknown
+from ._typing import ArrayLike, FloatArray, IntArray, NDArray
+from .errors import InputError
+from .segments import PHASES, Cooldown, Ramp, Segment
+from .shapes import Linear, Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """What every schedule can do. Subclasses give `segments`.
+
+    Args:
+        peak_lr: learning rate of the plateau, > 0.
+    """
+
+    peak_lr: float
+
+    def __post_init__(self) -> None:
+        check_number("peak_lr", self.peak_lr, low=0.0, open_low=True)
+        self._check()
+        # Set once, here: the fields are frozen, so what follows from them is too. Not a field: equality ignores it.
+        object.__setattr__(self, "_segments", tuple(s for s in self._build() if s.steps))
+        object.__setattr__(self, "_edges", np.cumsum([0] + [s.steps for s in self.segments]))
+
+    def _check(self) -> None:
+        """Validate the fields of the subclass."""
+
+    def _build(self) -> tuple[Segment, ...]:
+        raise NotImplementedError
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments in order, none empty."""
+        segments: tuple[Segment, ...] = self._segments  # type: ignore[attr-defined]
+        return segments
+
+    @property
+    def edges(self) -> IntArray:
+        """First step of each segment, and the total at the end; int64, shape (segments + 1,)."""
+        edges: IntArray = self._edges  # type: ignore[attr-defined]
+        return edges
+
+    @property
+    def total(self) -> int:
+        """Number of updates T."""
+        return int(self.edges[-1])
+
+    def __len__(self) -> int:
+        return self.total
+
+    def lr(self, step: ArrayLike) -> FloatArray:
+        """Learning rate of update `step` (integers in 0..T-1, any shape); same shape.
+
+        Raises:
+            InputError: for a step outside the run: a schedule does not guess what comes after its end.
+        """
+        t = self._check_steps(step)
+        out = np.empty(t.shape)
+        if t.ndim == 1 and np.all(t[1:] >= t[:-1]):  # in order, the usual case: one slice per segment
+            bounds = np.searchsorted(t, self.edges)
+            spans: list[Any] = [slice(a, b) for a, b in pairwise(bounds)]
+        else:
+            which = np.searchsorted(self.edges, t, side="right") - 1
+            spans = [which == k for k in range(len(self.segments))]
+        for segment, first, span in zip(self.segments, self.edges, spans, strict=False):
+            out[span] = segment.factor((t[span] - first).astype(np.float64))
+        return self.peak_lr * out
+
+    __call__ = lr
+
+    def values(self) -> FloatArray:
+        """The whole run: lr[0..T-1], shape (T,)."""
+        parts = [segment.factor(np.arange(segment.steps, dtype=np.float64)) for segment in self.segments]
+        return self.peak_lr * np.concatenate(parts)
+
+    def phases(self) -> NDArray[np.int8]:
+        """Phase code of every update, int8 of shape (T,): see `Phase`."""
+        codes = np.array([s.phase for s in self.segments], dtype=np.int8)
+        return np.repeat(codes, [s.steps for s in self.segments])
+
+    def phase(self, step: int) -> str:
+        """Name of the phase of update `step`: warmup, stable or cooldown."""
+        t = int(self._check_steps(step))
+        return PHASES[self.segments[int(np.searchsorted(self.edges, t, side="right")) - 1].phase]
+
+    def area(self, start: int = 0, stop: int | None = None) -> float:
+        """S = sum of lr[t] over start <= t < stop: the intrinsic time travelled."""
+        stop = self.total if stop is None else check_int("stop", stop, low=0, high=self.total)
+        start = check_int("start", start, low=0, high=stop)
+        return float(self.values()[start:stop].sum())
+
+    def windows(self, phase: str) -> list[tuple[int, int]]:
+        """Half-open step ranges [start, stop) of each unbroken stretch of a phase, in order."""
+        if phase not in PHASES:
+            raise unknown("phase", phase, PHASES)
+        mask = np.concatenate([[False], self.phases() == PHASES.index(phase), [False]])
+        edges = np.flatnonzero(mask[1:] != mask[:-1]).reshape(-1, 2)
+        return [(int(a), int(b)) for a, b in edges]
+
+    # --- algebra -----------------------------------------------------------------------------------------------------
+    def scale(self, factor: float) -> Joined:
+        """The same schedule with every rate multiplied by `factor` > 0."""
+        check_number("factor", factor, low=0.0, open_low=True)
+        return Joined(peak_lr=self.peak_lr * factor, parts=self.segments)
+
+    def join(self, other: Schedule) -> Joined:
+        """This schedule, then `other` (which keeps its own rates)."""
+        ratio = other.peak_lr / self.peak_lr
+        return Joined(peak_lr=self.peak_lr, parts=self.segments + tuple(s.scaled(ratio) for s in other.segments))
+
+    def repeat(self, times: int) -> Joined:
+        """This schedule, `times` times over."""
+        return Joined(peak_lr=self.peak_lr, parts=self.segments * check_int("times", times, low=1))
+
+    def truncate(self, steps: int) -> Joined:
+        """The first `steps` updates, unchanged (phases keep the lengths they were planned with)."""
+        left = check_int("steps", steps, low=1, high=self.total)
+        parts = []
+        for segment in self.segments:
+            parts.append(replace(segment, steps=min(left, segment.steps)))
+            left -= parts[-1].steps
+        return Joined(peak_lr=self.peak_lr, parts=tuple(s for s in parts if s.steps))
+
+    def branch(self, at: int, steps: int, shape: Shape | None = None) -> Joined:
+        """Leave the schedule before update `at` and cool down over `steps` updates, from the rate `at` would have had.
+
+        Args:
+            at: first update of the cooldown, in 1..T-1.
+            steps: its length, at least 1.
+            shape: decay shape; linear to zero if None.
+        """
+        check_int("at", at, low=1, high=self.total - 1, what="the step at which the cooldown branches off")
+        check_int("steps", steps, low=1, what="of the cooldown")
+        level = float(self.lr(at)) / self.peak_lr
+        tail = Cooldown(steps=steps, level=level, shape=shape or Linear())
+        return Joined(peak_lr=self.peak_lr, parts=(*self.truncate(at).segments, tail))
+
+    # --- records -----------------------------------------------------------------------------------------------------
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description; `schedule_from_dict` builds the equal schedule."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """One line for people."""
+        return json.dumps(self.to_dict())
+
+    def _check_steps(self, step: ArrayLike) -> IntArray:
+        t = np.asarray(step)
+        if t.dtype.kind not in "iu":
+            raise InputError(f"step must be whole numbers in 0..{self.total - 1}, got {step!r}")
+        if t.size and (t.min() < 0 or t.max() >= self.total):
+            bad = t.min() if t.min() < 0 else t.max()
+            raise InputError(f"step must lie in 0..{self.total - 1} for a run of {self.total} updates, got {bad}")
+        return t.astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined(Schedule):
+    """A schedule given by its segments: what the algebra returns."""
+
+    parts: tuple[Segment, ...]
+
+    def _check(self) -> None:
+        if not any(s.steps for s in self.parts):
+            raise InputError("a schedule needs at least one update, got no segments")
+
+    def _build(self) -> tuple[Segment, ...]:
+        return self.parts
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": "joined", "peak_lr": self.peak_lr, "parts": [s.to_dict() for s in self.parts]}
+
+    def describe(self) -> str:
+        return " + ".join(f"{PHASES[s.phase]} {s.steps}" for s in self.segments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedSchedule(Schedule):
+    """A registered schedule over `steps` updates with a linear warmup of `warmup` of them."""
+
+    name: ClassVar[str]
+
+    steps: int
+    warmup: int = 0
+
+    def _check(self) -> None:
+        check_int("steps", self.steps, low=1, what="updates of the run")
+        check_int("warmup", self.warmup, low=0, what="updates")
+        if self.warmup >= self.steps:
+            raise InputError(f"warmup must be shorter than the run of {self.steps} updates, got {self.warmup}")
+
+    def _cooldown_steps(self, fraction: float, of: int) -> int:
+        """Round a fraction of `of` updates to whole ones, at least one."""
+        check_number("cooldown", fraction, low=0.0, high=1.0, open_low=True, what="a fraction")
+        steps = round(fraction * of)
+        if steps < 1:
+            raise InputError(
+                f"a cooldown of {fraction:g} of {of} updates is shorter than one update; "
+                f"use a larger fraction or a longer run"
+            )
+        return steps
+
+    def _warm(self) -> Ramp:
+        return Ramp(steps=self.warmup, length=max(self.warmup, 1))
+
+    def to_dict(self) -> dict[str, Any]:
+        out: dict[str, Any] = {"name": self.name}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            out[f.name] = value.to_dict() if isinstance(value, Shape) else value
+        return out
+
+    def describe(self) -> str:
+        skip = ("name", "peak_lr", "steps")
+        rest = {k: v for k, v in self.to_dict().items() if k not in skip}
+        shape = rest.pop("shape", None)
+        told = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in rest.items() if v]
+        if shape:
+            told.insert(0, f"{shape.pop('name')} to {shape.pop('floor'):g}")
+        return f"{self.name} ({', '.join(told)})" if told else self.name

@@ -1,0 +1,94 @@
+"""What the command line shows: lines, tables, progress. Nothing else in riverval prints."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.table import Table
+
+Progress = Callable[[int, Mapping[str, float]], None]
+"""Called as ``progress(updates_done, {"loss": ..., "lr": ...})``; simulations and training take it as an argument."""
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console on the current standard output (or error), without word highlighting.
+
+    A pipe has no width of its own; 100 columns then keep tables whole.
+    """
+    out = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    return out if out.is_terminal else Console(stderr=stderr, highlight=False, width=100)
+
+
+def say(text: str) -> None:
+    """One line on standard output, as it is: paths are never folded and brackets are no markup."""
+    console().print(text, markup=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """One line on standard error, with the name of the program as is the custom."""
+    console(stderr=True).print(f"riverval: {text}", markup=False, soft_wrap=True)
+
+
+def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table; the first column is left-aligned, the others right-aligned."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for k, name in enumerate(header):
+        table.add_column(name, justify="right" if k else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number for a table: `digits` significant ones, no exponent where it can be helped."""
+    return f"{value:.{digits}g}" if value else "0"
+
+
+@contextmanager
+def progress(total: int, label: str) -> Iterator[Progress]:
+    """A progress bar with remaining time on a terminal, else a plain line every few seconds."""
+    if sys.stdout.isatty():
+        yield from _bar(total, label)
+    else:
+        yield _lines(total, label)
+
+
+def _bar(total: int, label: str) -> Iterator[Progress]:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("eta"),
+        TimeRemainingColumn(), TextColumn("{task.fields[told]}"),
+    )  # fmt: skip
+    with Bar(*columns, console=console()) as bar:
+        task = bar.add_task(label, total=total, told="")
+
+        def update(done: int, values: Mapping[str, float]) -> None:
+            bar.update(task, completed=done, told=_told(values))
+
+        yield update
+
+
+def _lines(total: int, label: str) -> Progress:
+    start = last = time.monotonic()
+
+    def update(done: int, values: Mapping[str, float]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES and 0 < done:
+            last = now
+            eta = (now - start) / done * (total - done)
+            say(f"{label} {done}/{total} eta {eta:.0f} s {_told(values)}")
+
+    return update
+
+
+def _told(values: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -1,0 +1,140 @@
+"""Result files: the only module that makes run folders and writes or reads datasets.
+
+A run is a folder ``<root>/<name>/`` with ``run.nc`` and pictures. Files are written aside and renamed, so a reader never sees
+half a file and a failed write leaves what was there. While a run is under way its records stand in ``run.partial.nc``
+(see `riverval.recorder`), a valid dataset with the status "running".
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from .errors import InputError, StoreError
+from .schema import validate
+
+RUN_FILE = "run.nc"
+PARTIAL_FILE = "run.partial.nc"
+
+
+def new_run(root: str | Path, name: str | None, *, default: str, overwrite: bool = False) -> Path:
+    """Make the folder of a new run and return it.
+
+    Args:
+        root: folder of all runs; made if missing.
+        name: name of the run; None takes `default`, with -2, -3, ... appended until it is free.
+        overwrite: allow a `name` that exists; its files are replaced one by one when their successors are whole.
+
+    Raises:
+        InputError: the named run exists, or the name is not a plain folder name.
+        StoreError: the folder cannot be made.
+    """
+    if name is not None and (name in ("", ".", "..") or Path(name).name != name):
+        raise InputError(f"the name of a run must be a plain folder name, got {name!r}; choose the place with --out")
+    root = Path(root)
+    number = 1
+    while True:
+        folder = root / (name or (default if number == 1 else f"{default}-{number}"))
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError as error:
+            if name is None and root.is_dir():
+                number += 1
+                continue
+            if not folder.is_dir():
+                raise StoreError(f"cannot make the run folder {folder}: a file of that name is in the way") from error
+            if overwrite or not any(folder.iterdir()):
+                return folder
+            raise InputError(f"{folder} exists; choose another --name, or replace it with --overwrite") from error
+        except OSError as error:
+            raise StoreError(f"cannot make the run folder {folder}: {error.strerror or error}") from error
+        return folder
+
+
+def save(ds: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Validate `ds` and write it to `path` as netCDF4, all or nothing.
+
+    Raises:
+        StoreError: not in the schema, the file exists and `overwrite` is False, or writing failed (the message says why;
+            an existing file is untouched).
+    """
+    path = Path(path)
+    validate(ds)
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists; choose another path, or allow overwriting")
+    encoding = {str(n): {"zlib": True, "complevel": 4} for n, v in ds.variables.items() if v.size > 1000}
+
+    def write(part: Path) -> None:
+        ds.to_netcdf(part, engine="netcdf4", format="NETCDF4", encoding=encoding)
+
+    return write_aside(path, write)
+
+
+def write_aside(path: Path, write: Any) -> Path:
+    """Call ``write(part)`` with a path beside `path`, then move the finished file over it.
+
+    Raises:
+        StoreError: the folder is not writable, the disk is full, or the library failed while writing.
+    """
+    try:
+        handle, part_name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+    part = Path(part_name)
+    try:
+        write(part)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.chmod(0o666 & ~_umask())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # netCDF4 reports a full disk as RuntimeError
+        raise StoreError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def resolve(path: str | Path) -> Path:
+    """The dataset file meant by a file or a run folder.
+
+    Raises:
+        StoreError: nothing is there, or the folder holds no dataset.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for name in (RUN_FILE, PARTIAL_FILE):
+            if (path / name).exists():
+                return path / name
+        raise StoreError(f"{path} holds no {RUN_FILE}; give a dataset file or the folder of a run")
+    if not path.exists():
+        raise StoreError(f"{path} does not exist; give a dataset file or the folder of a run")
+    return path
+
+
+def load(path: str | Path) -> xr.Dataset:
+    """Read a dataset file, or the dataset of a run folder, into memory and validate it.
+
+    Raises:
+        StoreError: missing, unreadable, or not in the schema.
+    """
+    path = resolve(path)
+    try:
+        with xr.open_dataset(path, engine="netcdf4") as ds:
+            loaded = ds.load()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise StoreError(f"{path} cannot be read as netCDF; it may be cut short or not a dataset ({error})") from error
+    try:
+        return validate(loaded)
+    except StoreError as error:
+        raise StoreError(f"{path} is {error}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
