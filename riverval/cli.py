@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from . import __version__
 from .errors import RivervalError
@@ -25,41 +25,29 @@ COMMANDS = {
 
 
 class LazyGroup(TyperGroup):
-    """A group that knows its commands by name and imports one only when it is asked for."""
+    """A group that lists its commands by name and imports one only when it is run or completed."""
+
+    def __init__(self, **attrs: Any) -> None:
+        super().__init__(**attrs)
+        self.commands = {name: TyperCommand(name, help=line) for name, (_, _, line) in COMMANDS.items()}
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in COMMANDS:
-            return None
-        module, attribute, line = COMMANDS[cmd_name]
-        if _only_listing(ctx):
-            return typer.main.get_command(_placeholder(line))
-        command = typer.main.get_command(getattr(importlib.import_module(module), attribute))
-        command.name = cmd_name
-        return command
-
-
-def _only_listing(ctx: Any) -> bool:
-    """True while the top-level help is being written, which needs each command's line but nothing else."""
-    return not ctx.protected_args and not ctx.args and not ctx.resilient_parsing and ctx.invoked_subcommand is None
-
-
-def _placeholder(line: str) -> typer.Typer:
-    app = typer.Typer(help=line, add_completion=False)
-
-    @app.command(help=line)
-    def nothing() -> None:
-        raise AssertionError("the placeholder of a command list is never run")
-
-    return app
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] in COMMANDS:
+            module, attribute, line = COMMANDS[args[0]]
+            command = typer.main.get_command(getattr(importlib.import_module(module), attribute))
+            command.name, command.short_help = args[0], line
+            self.commands[args[0]] = command
+        return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(
     cls=LazyGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # loading rich would double the time of --help
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Learning-rate schedules in river-valley loss landscapes: theory, simulation and real training side by side.",
     epilog="Start with: riverval toy simulate --lr 0.1 --decay wsd-s",
@@ -74,7 +62,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 

@@ -34,13 +34,16 @@ OPTIONS: dict[str, Any] = {
     "shape": Annotated[
         str | None, _option(f"Decay shape of wsd and wsd-s: {_SHAPES}.", "--shape", names=tuple(SHAPES))
     ],
-    "cooldown": Annotated[float | None, _option("Length of the cooldown as a fraction of the run (wsd) or cycle (wsd-s).")],
+    "cooldown": Annotated[
+        float | None, _option("Length of the cooldown as a fraction of the run (wsd) or cycle (wsd-s).")
+    ],
     "floor": Annotated[float | None, _option("Rate at the end of the decay, as a fraction of the peak.")],
     "exponent": Annotated[float | None, _option("Exponent of the shape power.")],
     "warmup": Annotated[int | None, _option("Linear warmup, in updates.")],
     "cycles": Annotated[int | None, _option("Number of equal cycles (wsd-s, cyclic-cosine); 3 if not given.")],
     "budgets": Annotated[
-        str | None, _option("Budgets in updates, e.g. 1000,2000,4000 (wsd-s, cyclic-cosine); sets the length of the run.")
+        str | None,
+        _option("Budgets in updates, e.g. 1000,2000,4000 (wsd-s, cyclic-cosine); sets the length of the run."),
     ],
     "cooldown_of": Annotated[
         str | None,
@@ -88,7 +91,9 @@ def parse_whole_numbers(flag: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError(f"{flag} must be whole numbers separated by commas, e.g. 1000,2000,4000, got {text!r}") from error
+        raise InputError(
+            f"{flag} must be whole numbers separated by commas, e.g. 1000,2000,4000, got {text!r}"
+        ) from error
 
 
 def parse_numbers(flag: str, text: str) -> tuple[float, ...]:

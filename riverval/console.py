@@ -19,10 +19,10 @@ SECONDS_BETWEEN_LINES = 10.0
 def console(*, stderr: bool = False) -> Console:
     """A console on the current standard output (or error), without word highlighting.
 
-    A pipe has no width of its own; 100 columns then keep tables whole.
+    A pipe has no width of its own; 120 columns then keep tables whole.
     """
     out = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    return out if out.is_terminal else Console(stderr=stderr, highlight=False, width=100)
+    return out if out.is_terminal else Console(stderr=stderr, highlight=False, width=120)
 
 
 def say(text: str) -> None:
@@ -36,10 +36,11 @@ def complain(text: str) -> None:
 
 
 def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table; the first column is left-aligned, the others right-aligned."""
+    """A table; columns of numbers are right-aligned, columns of words left-aligned."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for k, name in enumerate(header):
-        table.add_column(name, justify="right" if k else "left", overflow="fold")
+        numeric = all(row[k][:1] in "0123456789-+" for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=k == 0)
     for row in rows:
         table.add_row(*row)
     console().print(table)
@@ -82,7 +83,7 @@ def _lines(total: int, label: str) -> Progress:
     def update(done: int, values: Mapping[str, float]) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES and 0 < done:
+        if now - last >= SECONDS_BETWEEN_LINES and done > 0:
             last = now
             eta = (now - start) / done * (total - done)
             say(f"{label} {done}/{total} eta {eta:.0f} s {_told(values)}")

@@ -1,0 +1,160 @@
+"""The commands of the core: schedule, show, compare, demo. They parse, call and print; no logic lives here."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import xarray as xr
+
+from . import cli_options, store
+from .compare import scorecard
+from .console import number, say, show_table
+from .errors import InputError
+from .schedules import PHASES, make_schedule
+
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+schedule_app = typer.Typer(no_args_is_help=True, context_settings=_CONTEXT, rich_markup_mode="rich")
+show_app = typer.Typer(context_settings=_CONTEXT, rich_markup_mode="rich", add_completion=False)
+compare_app = typer.Typer(context_settings=_CONTEXT, rich_markup_mode="rich", add_completion=False)
+demo_app = typer.Typer(context_settings=_CONTEXT, rich_markup_mode="rich", add_completion=False)
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+
+
+@schedule_app.callback()
+def schedule() -> None:
+    """Print, plot and export learning-rate schedules."""
+
+
+@schedule_app.command("show", epilog="Example: riverval schedule show --decay wsd-s --steps 1000 --plot wsd-s.png")
+@cli_options.takes_schedule("wsd")
+def schedule_show(
+    *,
+    decay: str,
+    options: dict[str, Any],
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1.0,
+    steps: Annotated[int | None, typer.Option(help="Updates of the run; 1000 unless --budgets sets it.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write step, lr and phase of every update to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture to this file (png, svg, pdf).")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Show a schedule: its phases, rates and area, and optionally a CSV file or a picture."""
+    if steps is None and "budgets" not in options:
+        steps = 1000
+    plan = make_schedule(decay, peak_lr=lr, steps=steps, **options)
+    for path in filter(None, (csv, plot)):
+        _refuse_existing(path, overwrite)
+    say(f"{plan.describe()}: {plan.total} updates, peak {lr:g}")
+    rates = plan.values()
+    rows = []
+    for segment, start in zip(plan.segments, plan.edges, strict=False):
+        stop = int(start) + segment.steps
+        part = rates[int(start) : stop]
+        told = (f"{start}..{stop - 1}", number(part[0]), number(part[-1]), number(part.sum()), number(part.mean() / lr))
+        rows.append((segment.phase.name.lower(), *told))
+    rows.append(("whole run", f"0..{plan.total - 1}", number(rates[0]), number(rates[-1]), number(rates.sum()),
+                 number(rates.mean() / lr)))  # fmt: skip
+    show_table("", ("phase", "updates", "first lr", "last lr", "area S", "mean lr / peak"), rows)
+    if csv:
+        store.write_csv(csv, {"step": range(plan.total), "lr": rates, "phase": [PHASES[p] for p in plan.phases()]})
+        say(f"wrote {csv}")
+    if plot:
+        from . import plots
+
+        say(f"wrote {plots.write(plots.schedule(plan), plot)}")
+
+
+@show_app.command(epilog="Example: riverval show runs/toy-wsd-s")
+def show(path: Annotated[Path, typer.Argument(help="A dataset file, or the folder of a run.")]) -> None:
+    """Summarise a dataset: what it is, what it holds, and every diagnostic beside its theory or null."""
+    ds = store.load(path)
+    say(f"{store.resolve(path)}: {ds.attrs['title']}")
+    a = ds.attrs
+    say(f"source {ds['source'].item()}, status {a['status']}, seed {a['seed']}, made {a['created']} by")
+    say(f"  {ds.attrs['command'] or 'Python code'}  (riverval {ds.attrs['riverval_version']}, {_git_text(ds)})")
+    rows = [(str(n), ", ".join(map(str, v.dims)) or "-", _range_text(v), v.attrs["units"], v.attrs["long_name"])
+            for n, v in ds.variables.items()]  # fmt: skip
+    show_table("", ("variable", "dimensions", "values", "units", "meaning"), rows)
+    _show_scores(ds)
+
+
+def _git_text(ds: xr.Dataset) -> str:
+    commit = ds.attrs["git_commit"]
+    if not commit:
+        return "not from a git checkout"
+    return f"git {commit[:12]}{' with uncommitted changes' if ds.attrs['git_dirty'] == 'true' else ''}"
+
+
+def _range_text(v: xr.Variable) -> str:
+    if v.dtype.kind in "UOST":
+        return ", ".join(map(str, v.values.ravel()[:4]))
+    if v.size == 0:
+        return "none"
+    low, high = float(v.min()), float(v.max())
+    return number(low) if low == high else f"{number(low)} to {number(high)}"
+
+
+def _show_scores(ds: xr.Dataset) -> None:
+    from .report import with_error
+
+    rows = [
+        (s.diagnostic, with_error(s.value, s.error), s.verdict, "-" if math.isnan(s.z) else f"{s.z:.1f}",
+         f"{s.reference}: {with_error(s.against, s.against_error)}")
+        for s in scorecard(ds)
+    ]  # fmt: skip
+    if rows:
+        show_table("", ("diagnostic", "measured", "verdict", "z", "theory or null"), rows)
+
+
+@compare_app.command(epilog="Example: riverval compare runs/toy-wsd runs/cnn-wsd --out report.html")
+def compare(
+    paths: Annotated[list[Path], typer.Argument(help="Dataset files or folders of runs.")],
+    out: Annotated[Path, typer.Option(help="The HTML page to write.")] = Path("report.html"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Put datasets of any source side by side on one self-contained HTML page."""
+    from .report import write_report
+
+    _refuse_existing(out, overwrite)
+    runs = labelled(paths)
+    say(f"wrote {write_report(runs, out, overwrite=overwrite)}")
+
+
+def labelled(paths: list[Path]) -> list[tuple[str, xr.Dataset]]:
+    """Load datasets and name each by its run folder or file, numbered where two would be the same."""
+    runs: list[tuple[str, xr.Dataset]] = []
+    for path in paths:
+        ds = store.load(path)
+        file = store.resolve(path).resolve()
+        name = file.parent.name if file.name in (store.RUN_FILE, store.PARTIAL_FILE) else file.stem
+        taken = sum(label == name or label.startswith(f"{name} #") for label, _ in runs)
+        runs.append((f"{name} #{taken + 1}" if taken else name, ds))
+    return runs
+
+
+@demo_app.command(epilog="Example: riverval demo --out demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the runs and the page.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Seed of all three runs.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Simulate a river valley, train a small CNN and a small language model under WSD, and compare the three.
+
+    Takes a few minutes on two cores. Without the extra [bold]real[/bold] only the toy is run, and the page says so.
+    """
+    from .demo import run_demo
+
+    page = run_demo(out, seed=seed, overwrite=overwrite)
+    say(f"open {page} in a browser")
+
+
+def _refuse_existing(path: Path, overwrite: bool) -> None:
+    """Before any work: an output that would be refused at the end should not cost the work first."""
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists; choose another path, or replace it with --overwrite")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} does not exist; make it first")

@@ -1,0 +1,286 @@
+"""Dataset -> Figure, one function per picture; nothing is computed that is not stored. The only user of matplotlib.
+
+Figures are built without pyplot, so no window system is touched and nothing has to be closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from . import compare
+from ._typing import FloatArray
+from .schedules import Schedule
+from .segments import Phase
+from .store import write_aside
+
+# Okabe & Ito's palette: distinct for colour-blind readers.
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#666666",
+)
+CYCLE = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, GREY)
+PHASE_COLOURS = {Phase.WARMUP: "#F3E3C3", Phase.COOLDOWN: "#DCEBF5"}
+DPI = 130
+LARGEST_DRAWN = 1e100
+
+
+def write(figure: Figure, path: str | Path) -> Path:
+    """Write a figure, all or nothing; the ending of `path` chooses the format (png, svg, pdf).
+
+    Raises:
+        InputError: an ending that matplotlib cannot write.
+        StoreError: the file cannot be written.
+    """
+    from ._checks import unknown
+
+    path = Path(path)
+    kind = path.suffix.lstrip(".").lower()
+    kinds = FigureCanvasAgg(figure).get_supported_filetypes()
+    if kind not in kinds:
+        raise unknown("picture format", path.suffix or path.name, sorted(kinds))
+    return write_aside(path, lambda part: figure.savefig(part, format=kind, dpi=DPI))
+
+
+def schedule(plan: Schedule) -> Figure:
+    """Learning rate against the update, phases shaded."""
+    figure, axes = _grid(1, 1, (7.5, 3.2))
+    axis = axes[0][0]
+    _shade(axis, plan.phases())
+    axis.plot(np.arange(plan.total), plan.values(), color=BLUE, lw=1.6)
+    axis.set(xlabel="update t", ylabel="learning rate", title=plan.describe(), ylim=(0, None), xlim=(0, plan.total))
+    _phase_legend(axis)
+    return figure
+
+
+def toy_run(ds: xr.Dataset) -> Figure:
+    """Loss with its river component, hill loss against the exact recursion, and the rate."""
+    figure, axes = _grid(3, 1, (8.0, 8.0), sharex=True, height_ratios=(3, 2.2, 1.2))
+    loss, hill, rate = (row[0] for row in axes)
+    state = ds["eval_step"].to_numpy()
+    phases = ds["phase"].to_numpy()
+    for axis in (loss, hill, rate):
+        _shade(axis, phases)
+    dashed: dict[str, Any] = {"color": "black", "lw": 0.9, "ls": "--"}
+    for name, colour, label in (("loss", BLUE, "loss"), ("river", GREEN, "river component")):
+        _band(loss, ds, name, colour, f"{label}, mean ± 2 s.e.")
+        loss.plot(state, _drawable(ds[f"exact_{name}"]), label="exact" if name == "loss" else None, **dashed)
+    _limit(loss, ds["exact_loss"].to_numpy())
+    loss.set(ylabel="loss", title=ds.attrs.get("title", ""))
+    loss.legend(frameon=False, fontsize=8)
+    _band(hill, ds, "hill", RED, "hill loss, mean ± 2 s.e.")
+    hill.plot(state, _drawable(ds["exact_hill"]), label="exact recursion", **dashed)
+    if np.nanmin(_drawable(ds["exact_hill"])) > 0:
+        hill.set_yscale("log")
+    hill.set(ylabel="hill loss")
+    hill.legend(frameon=False, fontsize=8)
+    _rate(rate, ds)
+    return figure
+
+
+def real_run(ds: xr.Dataset) -> Figure:
+    """Losses and rate of a training run, its norms, and whatever probes it has."""
+    probes = [draw for name, draw in _PROBES.items() if name in ds]
+    rows = 2 + (len(probes) + 1) // 2
+    figure = _figure((10.0, 2.9 * rows))
+    grid = figure.add_gridspec(rows, 2, height_ratios=[1.5] + [1.0] * (rows - 1))
+    loss = figure.add_subplot(grid[0, :])
+    _training_loss(loss, ds)
+    loss.set_title(ds.attrs.get("title", ""))
+    rate, norms = figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[1, 1])
+    _shade(rate, ds["phase"].to_numpy())
+    _rate(rate, ds)
+    _norms(norms, ds)
+    for k, draw in enumerate(probes):
+        draw(figure.add_subplot(grid[2 + k // 2, k % 2]), ds)
+    return figure
+
+
+def comparison(runs: Sequence[tuple[str, xr.Dataset]]) -> Figure:
+    """Runs on one axis: their last cooldowns laid over each other, each loss in units of its own cooldown gain.
+
+    Runs without a cooldown, or without a stable phase before it, are left out.
+    """
+    figure, axes = _grid(2, 1, (8.6, 6.2), sharex=True, height_ratios=(3, 1))
+    upper, lower = axes[0][0], axes[1][0]
+    for (label, ds), colour in zip(runs, CYCLE * len(runs), strict=False):
+        told, gain = compare.curve(ds), compare.cooldown_gain(ds)
+        if told is None or gain is None or gain.gain == 0:
+            continue
+        place = compare.cooldown_axis(ds, told.state)
+        lr_place = compare.cooldown_axis(ds, ds["step"].to_numpy())
+        assert place is not None
+        assert lr_place is not None
+        source = str(ds["source"].item())
+        scaled = (told.loss - gain.end) / gain.gain
+        style = {"toy": "-", "theory": "--", "real": "-"}[source]
+        upper.plot(place, scaled, style, color=colour, lw=1.5, label=f"{label} ({source})", marker=".", ms=3)
+        lower.plot(lr_place, ds["lr"] / float(ds["lr"].max()), color=colour, lw=1.3)
+    for axis in (upper, lower):
+        axis.axvspan(0, 1, color=PHASE_COLOURS[Phase.COOLDOWN], zorder=0, lw=0)
+    upper.axhline(1, color=GREY, lw=0.7, ls=":")
+    upper.axhline(0, color=GREY, lw=0.7, ls=":")
+    upper.set(
+        xlim=(-2.5, 1.02),
+        ylim=(-0.15, 3.2),
+        ylabel="(loss - final loss) / gain of the cooldown",
+        title="Last cooldowns laid over each other",
+    )
+    if upper.get_lines()[2:]:
+        upper.legend(frameon=False, fontsize=8)
+    lower.set(xlabel="updates since the start of the cooldown, in lengths of the cooldown", ylabel="lr / peak")
+    return figure
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _figure(size: tuple[float, float]) -> Figure:
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _grid(
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    *,
+    sharex: bool = False,
+    height_ratios: Sequence[float] | None = None,
+) -> tuple[Figure, Any]:
+    figure = _figure(size)
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex=sharex, height_ratios=height_ratios)
+
+
+def _shade(axis: Axes, phases: FloatArray) -> None:
+    """Colour the background of warmup and cooldown; the plateau stays white."""
+    edges = np.flatnonzero(np.diff(phases)) + 1
+    for start, stop in zip([0, *edges], [*edges, len(phases)], strict=True):
+        colour = PHASE_COLOURS.get(Phase(int(phases[start]))) if len(phases) else None
+        if colour:
+            axis.axvspan(start, stop, color=colour, zorder=0, lw=0)
+    axis.set_xlim(0, max(len(phases), 1))
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _phase_legend(axis: Axes) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=c, label=p.name.lower()) for p, c in PHASE_COLOURS.items()]
+    axis.legend(handles=handles, frameon=False, fontsize=8, loc="lower left")
+
+
+def _rate(axis: Axes, ds: xr.Dataset) -> None:
+    axis.plot(ds["step"], ds["lr"], color=GREY, lw=1.3)
+    axis.set(xlabel="update t", ylabel="learning rate", ylim=(0, None))
+
+
+def _band(axis: Axes, ds: xr.Dataset, name: str, colour: str, label: str) -> None:
+    """Mean over replicates, and two standard errors on either side of it."""
+    state, values = ds["eval_step"].to_numpy(), ds[name].to_numpy()
+    values = values[ds["diverged"].to_numpy() == 0]
+    if not len(values):
+        return
+    mean = values.mean(axis=0)
+    if len(values) > 1:
+        error = 2 * values.std(axis=0, ddof=1) / np.sqrt(len(values))
+        axis.fill_between(state, mean - error, mean + error, color=colour, alpha=0.25, lw=0)
+    axis.plot(state, mean, color=colour, lw=1.4, label=label)
+
+
+def _drawable(values: xr.DataArray) -> FloatArray:
+    """Values as they are, but nan beyond what an axis can hold: a diverging recursion passes 1e300."""
+    raw = values.to_numpy()
+    return np.where(np.abs(raw) < LARGEST_DRAWN, raw, np.nan)
+
+
+def _limit(axis: Axes, values: FloatArray) -> None:
+    """Leave out the first descent of the loss, which would flatten everything after it."""
+    later = values[len(values) // 50 :]
+    finite = later[np.isfinite(later)]
+    if len(finite) and np.ptp(finite) > 0:
+        low, high = float(finite.min()), float(finite.max())
+        axis.set_ylim(low - 0.1 * (high - low), high + 0.25 * (high - low))
+
+
+def _training_loss(axis: Axes, ds: xr.Dataset) -> None:
+    _shade(axis, ds["phase"].to_numpy())
+    train = ds["train_loss"].to_numpy()
+    axis.plot(ds["step"], train, color=SKY, lw=0.5, alpha=0.5, label="training loss of each batch")
+    smooth, centre = _smooth(train)
+    axis.plot(centre, smooth, color=BLUE, lw=1.5, label="training loss, running mean")
+    if "val_loss" in ds:
+        axis.plot(ds["eval_step"], ds["val_loss"], color=RED, lw=1.3, marker=".", ms=4, label="held-out loss")
+    _limit(axis, np.concatenate([smooth, ds["val_loss"].to_numpy()[1:]] if "val_loss" in ds else [smooth]))
+    axis.set(xlabel="update t", ylabel="loss (nat)")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _smooth(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Running mean over 2 % of the run, and the centres of its windows."""
+    width = max(1, len(values) // 50)
+    kernel = np.full(width, 1.0 / width)
+    return np.convolve(values, kernel, mode="valid"), np.arange(len(values) - width + 1) + (width - 1) / 2
+
+
+def _norms(axis: Axes, ds: xr.Dataset) -> None:
+    _shade(axis, ds["phase"].to_numpy())
+    pairs = (("grad_norm", PURPLE, "gradient"), ("update_norm", ORANGE, "update"), ("param_norm", GREEN, "parameters"))
+    for name, colour, label in pairs:
+        if name in ds:
+            axis.plot(ds["step"], ds[name], color=colour, lw=0.8, label=label)
+    axis.set_yscale("log")
+    axis.set(xlabel="update t", ylabel="norm")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _interpolation(axis: Axes, ds: xr.Dataset) -> None:
+    for pair, colour in zip(ds["pair"].to_numpy(), (BLUE, RED), strict=False):
+        one = ds.sel(pair=pair)
+        label = f"{pair}: state {int(one['interpolation_start'])} to {int(one['interpolation_stop'])}"
+        axis.plot(ds["alpha"], one["interpolation_loss"], color=colour, marker=".", ms=4, label=label)
+    axis.set(xlabel="place between the two states", ylabel="training loss (nat)", title="Loss on the segment")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _sharpness(axis: Axes, ds: xr.Dataset) -> None:
+    axis.errorbar(
+        ds["probe_step"],
+        ds["hessian_top"],
+        yerr=ds["hessian_top_residual"],
+        color=RED,
+        marker="o",
+        ms=4,
+        capsize=3,
+        lw=1.3,
+    )
+    axis.set(xlabel="state", ylabel="top Hessian eigenvalue", title="Sharpness through the cooldown", ylim=(0, None))
+
+
+def _components(axis: Axes, ds: xr.Dataset) -> None:
+    component = ds["component"].to_numpy()
+    for window, colour in zip(ds["window"].to_numpy(), (BLUE, RED), strict=False):
+        one = ds.sel(window=window)
+        axis.plot(component, one["pca_share"], color=colour, marker="o", ms=4, label=f"{window} snapshots")
+        axis.plot(component, one["pca_null"], color=colour, ls=":", lw=1.2, label="random walk at the same rates")
+    axis.set(
+        xlabel="principal component", ylabel="share of variance", title="Directions of the iterates", ylim=(0, 1),
+        xticks=component,
+    )  # fmt: skip
+    axis.legend(frameon=False, fontsize=8)
+
+
+_PROBES = {"interpolation_loss": _interpolation, "hessian_top": _sharpness, "pca_share": _components}

@@ -1,0 +1,177 @@
+"""Datasets and figures -> one self-contained HTML page: pictures inside, no script, no network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from . import __version__, plots
+from .compare import Score, scorecard
+from .console import number
+from .errors import InputError
+from .schedules import schedule_from_dict
+from .store import write_aside
+
+Runs = Sequence[tuple[str, xr.Dataset]]
+
+
+def write_report(runs: Runs, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write the comparison of labelled datasets to `path`, all or nothing.
+
+    Raises:
+        InputError: no runs, or the file exists and `overwrite` is False.
+        StoreError: the file cannot be written.
+    """
+    path = Path(path)
+    if not runs:
+        raise InputError("a report needs at least one dataset, got none")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists; choose another --out, or replace it with --overwrite")
+    page = render(runs)
+    return write_aside(path, lambda part: part.write_text(page, encoding="utf-8"))
+
+
+def render(runs: Runs) -> str:
+    """The page as text."""
+    sections = "\n".join(_section(label, ds) for label, ds in runs)
+    return _PAGE.substitute(
+        title=html.escape(" · ".join(label for label, _ in runs)),
+        comparison=_image(plots.comparison(runs), "loss of every run against the progress of its last cooldown"),
+        overview=_overview(runs),
+        scorecard=_scorecard(runs),
+        sections=sections,
+        version=__version__,
+    )
+
+
+def _overview(runs: Runs) -> str:
+    rows = []
+    for label, ds in runs:
+        plan = _schedule_text(ds)
+        cells = (label, str(ds["source"].item()), ds.attrs["title"], plan, ds.attrs["status"], ds.attrs["seed"])
+        rows.append("<tr>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in cells) + "</tr>")
+    return _table(("run", "source", "what", "schedule", "status", "seed"), rows)
+
+
+def _schedule_text(ds: xr.Dataset) -> str:
+    described = json.loads(ds.attrs["config"]).get("schedule")
+    return schedule_from_dict(described).describe() if described else "-"
+
+
+def _scorecard(runs: Runs) -> str:
+    rows = []
+    for label, ds in runs:
+        rows += [_score_row(label, score) for score in scorecard(ds)]
+    if not rows:
+        return "<p>None of these datasets has a diagnostic that can be held against a theory or a null.</p>"
+    header = ("run", "diagnostic", "measured", "held against", "its value", "z", "verdict")
+    return _table(header, rows)
+
+
+def _score_row(label: str, score: Score) -> str:
+    kind = (
+        "good" if score.verdict in ("agrees", "beyond the null") else "bad" if score.verdict == "disagrees" else "open"
+    )
+    cells = (
+        f"<td>{html.escape(label)}</td><td>{html.escape(score.diagnostic)}</td>"
+        f"<td class=n>{with_error(score.value, score.error)}</td>"
+        f"<td>{score.kind}: {html.escape(score.reference)}</td>"
+        f"<td class=n>{with_error(score.against, score.against_error)}</td>"
+        f"<td class=n>{'-' if math.isnan(score.z) else f'{score.z:.1f}'}</td>"
+        f"<td class={kind}>{score.verdict}</td>"
+    )
+    return f"<tr>{cells}</tr>"
+
+
+def with_error(value: float, error: float) -> str:
+    """'0.0123 ± 0.0004', without the second part where the error is unknown."""
+    return number(value) if math.isnan(error) else f"{number(value)} ± {number(error, 2)}"
+
+
+def _section(label: str, ds: xr.Dataset) -> str:
+    source = str(ds["source"].item())
+    figure = run_figure(ds)
+    picture = "" if figure is None else _image(figure, f"curves of {label}")
+    attrs = {k: v for k, v in ds.attrs.items() if k not in ("title", "config", "versions")}
+    facts = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(str(v)) or '-'}</dd>" for k, v in attrs.items())
+    blocks = "".join(
+        f"<dt>{k}</dt><dd><pre>{html.escape(json.dumps(json.loads(ds.attrs[k]), indent=1))}</pre></dd>"
+        for k in ("config", "versions")
+    )
+    return (
+        f"<section><h2>{html.escape(label)} <small>{source}</small></h2>"
+        f"<p>{html.escape(ds.attrs['title'])}</p>{picture}"
+        f"<details><summary>Where it comes from</summary><dl>{facts}{blocks}</dl></details></section>"
+    )
+
+
+def run_figure(ds: xr.Dataset) -> Figure | None:
+    """The picture of one run: by what the dataset holds; None where there is no picture for it."""
+    if "train_loss" in ds:
+        return plots.real_run(ds)
+    return plots.toy_run(ds) if "exact_hill" in ds else None
+
+
+def _image(figure: Figure, alt: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=plots.DPI)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
+
+
+def _table(header: Sequence[str], rows: Sequence[str]) -> str:
+    head = "".join(f"<th>{name}</th>" for name in header)
+    return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+
+
+_PAGE = Template(
+    """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>riverval: $title</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff }
+body { max-width: 66rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.6rem }
+h2 { font-size: 1.25rem; margin-top: 2.5rem; border-top: 1px solid #ddd; padding-top: 1rem }
+small { color: #666; font-weight: normal }
+img { max-width: 100%; height: auto }
+table { border-collapse: collapse; font-size: .9rem; width: 100% }
+th { text-align: left; border-bottom: 2px solid #999 }
+td, th { padding: .3rem .6rem; vertical-align: top }
+tr + tr td { border-top: 1px solid #e5e5e5 }
+.n { font-variant-numeric: tabular-nums; white-space: nowrap }
+.wide { overflow-x: auto }
+.good { color: #00694d; font-weight: 600 }
+.bad { color: #b3400a; font-weight: 600 }
+.open { color: #666 }
+pre { font-size: .8rem; overflow-x: auto; background: #f6f6f6; padding: .5rem }
+dt { color: #666 }
+dd { margin: 0 0 .4rem }
+footer { color: #666; font-size: .85rem; margin-top: 3rem }
+</style></head><body>
+<h1>Theory, toy and real, side by side</h1>
+$overview
+<h2>One axis</h2>
+<p>Each run is laid over the others at its last cooldown (shaded), its loss in units of that cooldown's gain: 1 is the
+loss where the cooldown starts, 0 the loss where it ends.</p>
+$comparison
+<h2>Scorecard</h2>
+<p>Every diagnostic beside its theory or its null, with one standard error where one is known. A verdict needs 4
+standard errors, fixed beforehand. <em>River alone</em> is what the cooldown would gain if the loss went on to fall, per
+unit of summed learning rate, as in the second half of the stable phase. Without an error bar on either side no verdict
+is given.</p>
+$scorecard
+$sections
+<footer>Made by riverval $version.</footer>
+</body></html>
+"""
+)

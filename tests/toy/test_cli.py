@@ -1,0 +1,154 @@
+"""`riverval toy simulate` as it is called from the shell: files, words, exit codes."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from riverval.cli import main
+from riverval.schedules import make_schedule
+from riverval.store import load
+from riverval.toy import StraightRiver, simulate
+
+SMALL = ("--steps", "120", "--replicates", "16")
+
+
+def call(*words: str) -> int:
+    """The exit code of ``riverval toy simulate ...``."""
+    with pytest.raises(SystemExit) as stop:
+        main(["toy", "simulate", *words])
+    return stop.value.code
+
+
+def test_a_run_leaves_a_valid_dataset_a_picture_and_a_table(tmp_path, capsys):
+    code = call("--lr", "0.1", "--decay", "wsd-s", "--out", str(tmp_path), "--seed", "3", *SMALL)
+    said = capsys.readouterr()
+    assert code == 0
+    assert said.err == ""
+    folder = tmp_path / "toy-wsd-s"
+    assert sorted(p.name for p in folder.iterdir()) == ["run.nc", "toy.png"]
+    ds = load(folder)
+    plan = make_schedule("wsd-s", peak_lr=0.1, steps=120)
+    valley = StraightRiver(0.04, (0.5, 1.0, 2.0, 4.0, 8.0))
+    wanted = simulate(valley, plan, sigma=1.0, replicates=16, rng=np.random.default_rng(3), start=0.25)
+    np.testing.assert_array_equal(ds["loss"], wanted["loss"])
+    for words in (str(folder), "16 replicates of 120 updates", "hill loss before cooldown 3, state 116", "final loss"):
+        assert words in said.out
+    header = next(line for line in said.out.splitlines() if "quantity" in line)
+    assert header.index("simulated") < header.index(" z ") < header.index("theory")
+
+
+def test_options_reach_the_run(tmp_path):
+    words = ["--decay", "wsd", "--shape", "1-sqrt", "--cooldown", "0.5", "--curvature", "1,3", "--slope", "0.5"]
+    words += ["--sigma", "0.2", "--start", "stationary", "--every", "40", "--name", "mine", "--out", str(tmp_path)]
+    assert call(*words, *SMALL) == 0
+    ds = load(tmp_path / "mine")
+    assert ds["curvature"].values.tolist() == [1.0, 3.0]
+    assert ds["eval_step"].values.tolist() == [0, 40, 60, 80, 120]
+    np.testing.assert_allclose(ds["exact_hill"][0], sum(0.1 * 0.04 / (2 * (2 - 0.1 * h)) for h in (1, 3)))
+    assert float(ds["exact_river"][-1]) == pytest.approx(-(0.5**2) * float(ds["lr"].sum()))
+
+
+def test_budgets_give_the_length(tmp_path):
+    words = ("--decay", "wsd-s", "--budgets", "40,100", "--replicates", "2", "--out", str(tmp_path))
+    assert call(*words) == 0
+    assert load(tmp_path / "toy-wsd-s").sizes["step"] == 100
+
+
+def test_a_named_run_is_replaced_only_when_asked(tmp_path, capsys):
+    words = ("--name", "mine", "--out", str(tmp_path), *SMALL)
+    assert call(*words, "--seed", "1") == 0
+    first = load(tmp_path / "mine")["loss"].values
+    assert call(*words, "--seed", "2") == 2
+    assert "--overwrite" in capsys.readouterr().err
+    np.testing.assert_array_equal(load(tmp_path / "mine")["loss"], first)
+    assert call(*words, "--seed", "2", "--overwrite") == 0
+    assert load(tmp_path / "mine").attrs["seed"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--decay", "wsds"], "unknown schedule 'wsds'"),
+        (["--decay", "cosine", "--cooldown", "0.2"], "takes no option 'cooldown'"),
+        (["--lr", "-1"], "peak_lr must be a finite number in (0, inf), got -1.0"),
+        (["--curvature", "1,x"], "--curvature must be numbers separated by commas"),
+        (["--curvature", "1,-2"], "got -2.0"),
+        (["--slope", "-1"], "slope"),
+        (["--sigma", "-1"], "sigma"),
+        (["--steps", "0"], "steps"),
+        (["--replicates", "0"], "replicates must be a whole number of at least 1, got 0"),
+        (["--every", "0"], "every"),
+        (["--start", "here"], "start must be a number or 'stationary', got 'here'"),
+        (["--start", "nan"], "start"),
+        (["--start", "stationary", "--lr", "0.3"], "2/h = 0.25; give a number as start"),
+        (["--replicates", "10000000"], "GiB, more than the 8 GiB allowed"),
+        (["--name", "a/b"], "plain folder name"),
+    ],
+)
+def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(words, told, tmp_path, capsys):
+    out = tmp_path / "runs"
+    assert call(*words, "--out", str(out)) == 2
+    said = capsys.readouterr()
+    assert told in said.err
+    assert len(said.err.splitlines()) == 1
+    assert not out.exists()
+
+
+def test_an_unstable_rate_is_said_first_and_the_divergence_recorded(tmp_path, capsys):
+    words = ("--lr", "1", "--steps", "900", "--replicates", "3", "--out", str(tmp_path))
+    assert call(*words) == 0
+    said = capsys.readouterr()
+    assert said.err == (
+        "riverval: the peak rate 1 is unstable for the curvature 8, whose limit is 2/h = 0.25: the run will diverge\n"
+    )
+    assert "3 of 3 replicates diverged, the first after " in said.out
+    ds = load(tmp_path / "toy-wsd")
+    assert ds.attrs["status"] == "diverged"
+    assert (ds["diverged_at"] > 0).all()
+
+
+@dataclass(frozen=True)
+class Interrupting(StraightRiver):
+    """Ctrl-C at the 71st gradient."""
+
+    def gradient(self, w, out=None):
+        made = self.__dict__.get("made", 0)
+        if made == 70:
+            raise KeyboardInterrupt
+        object.__setattr__(self, "made", made + 1)
+        return super().gradient(w, out=out)
+
+
+def test_ctrl_c_keeps_what_was_recorded_and_exits_with_130(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules["riverval.toy.cli"], "StraightRiver", Interrupting)
+    assert call("--out", str(tmp_path), "--every", "20", *SMALL) == 130
+    said = capsys.readouterr()
+    assert "interrupted after 70 of 120 updates" in said.err
+    ds = load(tmp_path / "toy-wsd")
+    assert ds.attrs["status"] == "interrupted"
+    assert ds["eval_step"].values.tolist() == [0, 20, 40, 60]
+    assert ds.sizes["step"] == 70
+    assert (tmp_path / "toy-wsd" / "toy.png").exists()
+
+
+def test_ctrl_c_at_once_keeps_the_start(tmp_path, monkeypatch):
+    at_once = type("AtOnce", (Interrupting,), {"made": 70})
+    monkeypatch.setattr(at_once, "gradient", _stop)
+    monkeypatch.setattr(sys.modules["riverval.toy.cli"], "StraightRiver", at_once)
+    assert call("--out", str(tmp_path), *SMALL) == 130
+    assert load(tmp_path / "toy-wsd")["eval_step"].values.tolist() == [0]
+
+
+def _stop(self, w, out=None):
+    raise KeyboardInterrupt
+
+
+def test_help_shows_examples_and_both_groups_of_options(capsys):
+    assert call("--help") == 0
+    said = capsys.readouterr().out
+    for words in ("riverval toy simulate --lr 0.1 --decay wsd-s", "--curvature", "--cooldown", "--overwrite"):
+        assert words in " ".join(said.split())

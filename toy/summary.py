@@ -1,0 +1,68 @@
+"""What a toy run says in a few rows: simulated means against their exact values, before and after each cooldown."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from ..segments import Phase
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantity at one state.
+
+    `mean` and `error` (its standard error, nan for a single replicate) are of the simulated replicates; `exact` is the
+    expectation and `exact_error` the exact standard error of a mean over as many replicates. `z` = (mean - exact) /
+    exact_error, nan where nothing is random.
+    """
+
+    quantity: str
+    state: int
+    mean: float
+    error: float
+    z: float
+    exact: float
+    exact_error: float
+
+
+def summarise(ds: xr.Dataset) -> list[Row]:
+    """Hill and river loss at both ends of each cooldown, and the losses of the last state, none twice.
+
+    Args:
+        ds: what `riverval.toy.simulate` returned, whole or interrupted.
+    """
+    recorded = set(ds["eval_step"].values.tolist())
+    last = max(recorded)
+    rows, told = [], set()
+    for k, ends in enumerate(_cooldowns(ds), start=1):
+        for name in ("hill", "river"):
+            for word, state in zip(("before", "after"), ends, strict=True):
+                if state in recorded:
+                    rows.append(row_of(ds, name, state, f"{name} loss {word} cooldown {k}"))
+                    told.add((name, state))
+    names = [name for name in ("hill", "river", "loss") if (name, last) not in told]
+    return rows + [row_of(ds, name, last, "final loss" if name == "loss" else f"final {name} loss") for name in names]
+
+
+def row_of(ds: xr.Dataset, name: str, state: int, quantity: str) -> Row:
+    """The row of one variable (loss, river or hill) at one recorded state."""
+    at = ds.sel(eval_step=state)
+    values = at[name].values
+    exact, std = float(at[f"exact_{name}"]), float(at[f"exact_{name}_std"])
+    root = math.sqrt(values.size)
+    with np.errstate(invalid="ignore", over="ignore"):  # diverged replicates are shown as they are
+        mean = float(values.mean())
+        error = float(values.std(ddof=1)) / root if values.size > 1 else math.nan
+    z = (mean - exact) / (std / root) if std > 0 and math.isfinite(exact) else math.nan
+    return Row(quantity, state, mean, error, z, exact, std / root)
+
+
+def _cooldowns(ds: xr.Dataset) -> list[tuple[int, int]]:
+    """First and last state of each cooldown among the updates made."""
+    mask = np.concatenate([[False], ds["phase"].values == Phase.COOLDOWN, [False]])
+    edges = np.flatnonzero(mask[1:] != mask[:-1]).reshape(-1, 2)
+    return [(int(a), int(b)) for a, b in edges]
