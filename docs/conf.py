@@ -29,7 +29,6 @@ exclude_patterns = ["_build"]
 default_role = "literal"  # a name between single backticks is code
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-suppress_warnings = ["toc.not_readable"]  # the table of contents may name pages that are still to be written
 html_theme = "furo"
 html_title = f"riverval {release}"
 

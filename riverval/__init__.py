@@ -47,7 +47,7 @@ _EXPORTS = {
     "scorecard": "compare",
 }
 
-__all__ = [*_EXPORTS, "__version__"]  # noqa: PLE0604
+__all__ = [*_EXPORTS, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

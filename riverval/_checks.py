@@ -6,6 +6,7 @@ import difflib
 import math
 import numbers
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from .errors import InputError
@@ -13,13 +14,13 @@ from .errors import InputError
 T = TypeVar("T")
 
 
-def suggest(name: str, allowed: Iterable[str]) -> str:
+def suggest(name: object, allowed: Iterable[str]) -> str:
     """' Did you mean ...?' for the nearest allowed name, or nothing where none is near."""
-    near = difflib.get_close_matches(name.lower().replace("_", "-"), list(allowed), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name).lower().replace("_", "-"), list(allowed), n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def unknown(kind: str, name: str, allowed: Iterable[str]) -> InputError:
+def unknown(kind: str, name: object, allowed: Iterable[str]) -> InputError:
     """The error for a `name` that is not among the `allowed` names of its `kind`."""
     names = list(allowed)
     return InputError(f"unknown {kind} {name!r}; choose one of: {', '.join(names)}.{suggest(name, names)}")
@@ -27,7 +28,7 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> InputError:
 
 def pick(kind: str, name: str, registry: Mapping[str, T]) -> T:
     """Look `name` up in a registry; an unknown name lists the allowed ones with the nearest match."""
-    if name not in registry:
+    if not isinstance(name, str) or name not in registry:
         raise unknown(kind, name, registry)
     return registry[name]
 
@@ -60,12 +61,30 @@ def check_number(
     described = f"{name} ({what})" if what else name
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InputError(f"{described} must be a number {rule}, got {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number or fraction beyond the range of float
+        number = math.inf
     below = number <= low if open_low else number < low
     above = number >= high if open_high else number > high
     if not math.isfinite(number) or below or above:
         raise InputError(f"{described} must be a finite number {rule}, got {value!r}")
     return number
+
+
+def plain(value: Any) -> Any:
+    """A number of another library (numpy, fractions) as int or float, which JSON can hold; else `value` itself."""
+    if type(value) in (bool, int, float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
+
+
+def make_plain(frozen: Any) -> None:
+    """Make the numbers among the fields of a frozen dataclass `plain`, so that its `to_dict` is JSON-ready."""
+    for f in fields(frozen):
+        object.__setattr__(frozen, f.name, plain(getattr(frozen, f.name)))
 
 
 def check_int(name: str, value: Any, *, low: int = 0, high: int | None = None, what: str = "") -> int:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ._checks import check_int, check_number, unknown
+from ._checks import check_int, check_number, make_plain, unknown
 from ._typing import ArrayLike, FloatArray, IntArray, NDArray
 from .errors import InputError
 from .segments import PHASES, Cooldown, Ramp, Segment
@@ -32,6 +32,7 @@ class Schedule:
     def __post_init__(self) -> None:
         check_number("peak_lr", self.peak_lr, low=0.0, open_low=True)
         self._check()
+        make_plain(self)
         # Set once, here: the fields are frozen, so what follows from them is too. Not a field: equality ignores it.
         object.__setattr__(self, "_segments", tuple(s for s in self._build() if s.steps))
         object.__setattr__(self, "_edges", np.cumsum([0] + [s.steps for s in self.segments]))
@@ -68,24 +69,30 @@ class Schedule:
         Raises:
             InputError: for a step outside the run: a schedule does not guess what comes after its end.
         """
-        t = self._check_steps(step)
+        steps = self._check_steps(step)
+        t = steps.ravel()
         out = np.empty(t.shape)
-        if t.ndim == 1 and np.all(t[1:] >= t[:-1]):  # in order, the usual case: one slice per segment
+        if np.all(t[1:] >= t[:-1]):  # in order, the usual case: one slice per segment
             bounds = np.searchsorted(t, self.edges)
             spans: list[Any] = [slice(a, b) for a, b in pairwise(bounds)]
         else:
             which = np.searchsorted(self.edges, t, side="right") - 1
             spans = [which == k for k in range(len(self.segments))]
         for segment, first, span in zip(self.segments, self.edges, spans, strict=False):
-            out[span] = segment.factor((t[span] - first).astype(np.float64))
-        return self.peak_lr * out
+            if (n := t[span] - first).size:
+                out[span] = segment.factor(n.astype(np.float64))
+        return self.peak_lr * out.reshape(steps.shape)
 
     __call__ = lr
 
     def values(self) -> FloatArray:
         """The whole run: lr[0..T-1], shape (T,)."""
+        return self.peak_lr * self.factors()
+
+    def factors(self) -> FloatArray:
+        """The whole run as fractions of the peak, shape (T,)."""
         parts = [segment.factor(np.arange(segment.steps, dtype=np.float64)) for segment in self.segments]
-        return self.peak_lr * np.concatenate(parts)
+        return np.concatenate(parts)
 
     def phases(self) -> NDArray[np.int8]:
         """Phase code of every update, int8 of shape (T,): see `Phase`."""
@@ -160,7 +167,7 @@ class Schedule:
 
     def _check_steps(self, step: ArrayLike) -> IntArray:
         t = np.asarray(step)
-        if t.dtype.kind not in "iu":
+        if t.dtype.kind not in "iu" and t.size:  # an empty list is an array of float
             raise InputError(f"step must be whole numbers in 0..{self.total - 1}, got {step!r}")
         if t.size and (t.min() < 0 or t.max() >= self.total):
             bad = t.min() if t.min() < 0 else t.max()
@@ -175,6 +182,7 @@ class Joined(Schedule):
     parts: tuple[Segment, ...]
 
     def _check(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))
         if not any(s.steps for s in self.parts):
             raise InputError("a schedule needs at least one update, got no segments")
 

@@ -10,8 +10,9 @@ import typer
 import xarray as xr
 
 from . import cli_options, store
+from ._format import number, with_error
 from .compare import scorecard
-from .console import number, say, show_table
+from .console import say, show_table
 from .errors import InputError
 from .schedules import PHASES, make_schedule
 
@@ -99,8 +100,6 @@ def _range_text(v: xr.Variable) -> str:
 
 
 def _show_scores(ds: xr.Dataset) -> None:
-    from .report import with_error
-
     rows = [
         (s.diagnostic, with_error(s.value, s.error), s.verdict, "-" if math.isnan(s.z) else f"{s.z:.1f}",
          f"{s.reference}: {with_error(s.against, s.against_error)}")

@@ -42,7 +42,7 @@ class Score:
 
     @property
     def verdict(self) -> str:
-        """In words: agreement for a theory, standing out for a null; 'no error bar' where nothing can be said."""
+        """Agreement for a theory, standing out for a null, 'no error bar' where nothing can be said; in words."""
         if not np.isfinite(self.z):
             return "no error bar"
         if self.kind == "theory":
@@ -151,10 +151,24 @@ def cooldown_gain(ds: xr.Dataset) -> CooldownGain | None:
     )
 
 
+def river_alone(ds: xr.Dataset) -> tuple[IntArray, FloatArray] | None:
+    """The null as a curve: states from the middle of the last stable phase to the end, and the fitted line at them.
+
+    L(t) = start - river (S_t - S_start) / (S_end - S_start) with the terms of `cooldown_gain`; None where that is None.
+    """
+    gain, cool, stable = cooldown_gain(ds), last_window(ds, Phase.COOLDOWN), last_window(ds, Phase.STABLE)
+    if gain is None or cool is None or stable is None:
+        return None
+    times = intrinsic_time(ds)
+    state = np.arange((stable[0] + stable[1] + 1) // 2, cool[1] + 1)
+    share = (times[state] - times[cool[0]]) / (times[cool[1]] - times[cool[0]])
+    return state, gain.start - gain.river * share
+
+
 def _lines(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Least-squares a + b x for each row of y, shape (2, rows), and the covariance of (a, b) for the first row."""
     design = np.stack([np.ones_like(x), x], axis=1)
-    solution = np.linalg.lstsq(design, y.T, rcond=None)[0]
+    solution = np.asarray(np.linalg.lstsq(design, y.T, rcond=None)[0], dtype=np.float64)
     residual = y[0] - design @ solution[:, 0]
     variance = float(residual @ residual) / max(len(x) - 2, 1)
     return solution, variance * np.linalg.inv(design.T @ design)

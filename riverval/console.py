@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.table import Table
 
-Progress = Callable[[int, Mapping[str, float]], None]
-"""Called as ``progress(updates_done, {"loss": ..., "lr": ...})``; simulations and training take it as an argument."""
+from ._typing import Progress
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -44,11 +43,6 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     for row in rows:
         table.add_row(*row)
     console().print(table)
-
-
-def number(value: float, digits: int = 4) -> str:
-    """A number for a table: `digits` significant ones, no exponent where it can be helped."""
-    return f"{value:.{digits}g}" if value else "0"
 
 
 @contextmanager

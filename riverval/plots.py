@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from . import compare
-from ._typing import FloatArray
+from ._typing import FloatArray, NDArray
 from .schedules import Schedule
 from .segments import Phase
 from .store import write_aside
@@ -35,6 +35,7 @@ CYCLE = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, GREY)
 PHASE_COLOURS = {Phase.WARMUP: "#F3E3C3", Phase.COOLDOWN: "#DCEBF5"}
 DPI = 130
 LARGEST_DRAWN = 1e100
+COMPONENTS_DRAWN = 8
 
 
 def write(figure: Figure, path: str | Path) -> Path:
@@ -77,6 +78,7 @@ def toy_run(ds: xr.Dataset) -> Figure:
     for name, colour, label in (("loss", BLUE, "loss"), ("river", GREEN, "river component")):
         _band(loss, ds, name, colour, f"{label}, mean ± 2 s.e.")
         loss.plot(state, _drawable(ds[f"exact_{name}"]), label="exact" if name == "loss" else None, **dashed)
+    _river_alone(loss, ds)
     _limit(loss, ds["exact_loss"].to_numpy())
     loss.set(ylabel="loss", title=ds.attrs.get("title", ""))
     loss.legend(frameon=False, fontsize=8)
@@ -165,7 +167,7 @@ def _grid(
     return figure, figure.subplots(rows, columns, squeeze=False, sharex=sharex, height_ratios=height_ratios)
 
 
-def _shade(axis: Axes, phases: FloatArray) -> None:
+def _shade(axis: Axes, phases: NDArray[Any]) -> None:
     """Colour the background of warmup and cooldown; the plateau stays white."""
     edges = np.flatnonzero(np.diff(phases)) + 1
     for start, stop in zip([0, *edges], [*edges, len(phases)], strict=True):
@@ -224,16 +226,25 @@ def _training_loss(axis: Axes, ds: xr.Dataset) -> None:
     axis.plot(centre, smooth, color=BLUE, lw=1.5, label="training loss, running mean")
     if "val_loss" in ds:
         axis.plot(ds["eval_step"], ds["val_loss"], color=RED, lw=1.3, marker=".", ms=4, label="held-out loss")
+        _river_alone(axis, ds)
     _limit(axis, np.concatenate([smooth, ds["val_loss"].to_numpy()[1:]] if "val_loss" in ds else [smooth]))
     axis.set(xlabel="update t", ylabel="loss (nat)")
     axis.legend(frameon=False, fontsize=8)
 
 
+def _river_alone(axis: Axes, ds: xr.Dataset) -> None:
+    """The null of the cooldown: what leaves this line downwards is hill."""
+    line = compare.river_alone(ds)
+    if line is not None:
+        axis.plot(*line, color=GREY, lw=1.4, ls=":", label="river alone: as in the second half of stable")
+
+
 def _smooth(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Running mean over 2 % of the run, and the centres of its windows."""
     width = max(1, len(values) // 50)
-    kernel = np.full(width, 1.0 / width)
-    return np.convolve(values, kernel, mode="valid"), np.arange(len(values) - width + 1) + (width - 1) / 2
+    mean: FloatArray = np.convolve(values, np.full(width, 1.0 / width), mode="valid")
+    centre = np.arange(len(values) - width + 1, dtype=np.float64) + (width - 1) / 2
+    return mean, centre
 
 
 def _norms(axis: Axes, ds: xr.Dataset) -> None:
@@ -257,29 +268,21 @@ def _interpolation(axis: Axes, ds: xr.Dataset) -> None:
 
 
 def _sharpness(axis: Axes, ds: xr.Dataset) -> None:
-    axis.errorbar(
-        ds["probe_step"],
-        ds["hessian_top"],
-        yerr=ds["hessian_top_residual"],
-        color=RED,
-        marker="o",
-        ms=4,
-        capsize=3,
-        lw=1.3,
-    )
-    axis.set(xlabel="state", ylabel="top Hessian eigenvalue", title="Sharpness through the cooldown", ylim=(0, None))
+    top, residual = ds["hessian_top"].to_numpy(), ds["hessian_top_residual"].to_numpy()
+    axis.errorbar(ds["probe_step"], top, yerr=residual, color=RED, marker="o", ms=4, capsize=3, lw=1.3)
+    axis.set(xlabel="state", ylabel="top Hessian eigenvalue", title="Sharpness through the cooldown")
+    axis.set_ylim(min(0.0, float(top.min())), 1.15 * max(0.0, float(top.max())) or None)
 
 
 def _components(axis: Axes, ds: xr.Dataset) -> None:
+    ds = ds.isel(component=slice(COMPONENTS_DRAWN))
     component = ds["component"].to_numpy()
     for window, colour in zip(ds["window"].to_numpy(), (BLUE, RED), strict=False):
         one = ds.sel(window=window)
         axis.plot(component, one["pca_share"], color=colour, marker="o", ms=4, label=f"{window} snapshots")
-        axis.plot(component, one["pca_null"], color=colour, ls=":", lw=1.2, label="random walk at the same rates")
-    axis.set(
-        xlabel="principal component", ylabel="share of variance", title="Directions of the iterates", ylim=(0, 1),
-        xticks=component,
-    )  # fmt: skip
+        axis.plot(component, one["pca_null"], color=colour, ls=":", lw=1.6, label="random walk at the same rates")
+    axis.set(xlabel="principal component", ylabel="share of variance", title="Directions of the iterates")
+    axis.set(yscale="log", xticks=component)
     axis.legend(frameon=False, fontsize=8)
 
 

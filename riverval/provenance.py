@@ -17,7 +17,17 @@ from . import __version__
 from .schema import SCHEMA_VERSION
 
 # Packages whose version can change a number.
-_PACKAGES = ("numpy", "scipy", "xarray", "netcdf4", "torch", "torchvision", "transformers", "tokenizers", "scikit-learn")
+_PACKAGES = (
+    "numpy",
+    "scipy",
+    "xarray",
+    "netcdf4",
+    "torch",
+    "torchvision",
+    "transformers",
+    "tokenizers",
+    "scikit-learn",
+)
 
 
 def provenance(title: str, *, config: dict[str, Any], seed: int, status: str = "complete") -> dict[str, str]:

@@ -1,16 +1,18 @@
 """Records of a run under way: kept in memory and mirrored to a file that survives a kill.
 
-Records are buffered and written to a netCDF4 file with unlimited dimensions in one go, at most every `interval` seconds,
-with a sync after each: between syncs the file is not touched, so it is readable whenever the process dies, and at most
-`interval` seconds of records are missing from it.
+Records are buffered and appended to a netCDF4 file with unlimited dimensions in one go, at most every `interval`
+seconds. Between writes the file is closed, so any program can read it at any time and whatever becomes of this process;
+at most `interval` seconds of records are missing from it.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -38,20 +40,36 @@ class Recorder:
         self._path, self._interval = path, interval
         self._written: dict[str, int] = {}
         self._last_write = 0.0
-        self._file: Any = None
+        self._closed = False
         if path is not None:
-            self._open(path, attrs)
+            with _open(path, "w") as file:
+                file.setncatts(attrs)
+                # xarray reads the names in this attribute as coordinates, whatever variables there are.
+                file.setncattr("coordinates", "source")
+                _variable(file, "source", (), str)[...] = np.array(source, dtype=object)
 
     def __enter__(self) -> Recorder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def append(self, axis: str, **values: float) -> None:
-        """Add one record; `values` names the coordinate `axis` itself and what belongs to it."""
-        self.records.setdefault(axis, []).append(values)
-        if self._file is not None and time.monotonic() - self._last_write >= self._interval:
+        """Add one record; `values` names the coordinate `axis` itself and what belongs to it.
+
+        Raises:
+            StoreError: names that the schema does not have on this axis, or others than the axis's first record had.
+        """
+        rows = self.records.get(axis)
+        if rows is None:
+            _check_names(axis, values)
+            rows = self.records[axis] = []
+        elif values.keys() != rows[0].keys():
+            raise StoreError(f"records of {axis!r} hold {_told(rows[0])}, got one with {_told(values)}")
+        rows.append(values)
+        if self._path is not None and time.monotonic() - self._last_write >= self._interval:
             self.flush()
 
     def dataset(self) -> xr.Dataset:
@@ -62,30 +80,21 @@ class Recorder:
         return build(columns, {}, self.source)
 
     def flush(self) -> None:
-        """Write what is buffered to the mirror and sync it."""
-        if self._file is None:
+        """Write what is buffered to the mirror."""
+        if self._path is None or self._closed:
             return
-        try:
+        with _open(self._path, "a") as file:
             for axis, rows in self.records.items():
-                self._write(axis, rows)
-            self._file.sync()
-        except (OSError, RuntimeError) as error:
-            raise StoreError(f"cannot write {self._path}: {error}") from error
+                if len(rows) > self._written.get(axis, 0):
+                    self._write(file, axis, rows)
         self._last_write = time.monotonic()
 
     def close(self) -> None:
-        """Flush and close the mirror; the records stay in memory."""
-        if self._file is None:
-            return
-        file = self._file
+        """Flush the mirror and leave it; the records stay in memory."""
         try:
             self.flush()
         finally:
-            self._file = None
-            try:
-                file.close()
-            except (OSError, RuntimeError) as error:
-                raise StoreError(f"cannot write {self._path}: {error}") from error
+            self._closed = True
 
     def remove(self) -> None:
         """Close and delete the mirror, once its records stand in a finished file."""
@@ -93,33 +102,47 @@ class Recorder:
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
-    def _open(self, path: Path, attrs: dict[str, str]) -> None:
-        import netCDF4
-
-        try:
-            self._file = netCDF4.Dataset(path, "w", format="NETCDF4")
-            self._file.setncatts(attrs)
-            self._variable("source", (), str)[...] = np.array(self.source, dtype=object)
-            self._file.sync()
-        except (OSError, RuntimeError) as error:
-            raise StoreError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
-
-    def _variable(self, name: str, axes: tuple[str, ...], dtype: Any) -> Any:
-        variable = self._file.createVariable(name, dtype, axes)
-        variable.setncatts(attrs_of(name))
-        return variable
-
-    def _write(self, axis: str, rows: list[dict[str, Any]]) -> None:
-        done = self._written.get(axis, 0)
-        if axis not in self._file.dimensions:
-            self._file.createDimension(axis, None)
+    def _write(self, file: Any, axis: str, rows: list[dict[str, Any]]) -> None:
+        if axis not in file.dimensions:
+            file.createDimension(axis, None)
             for name in rows[0]:
-                spec = COORDS.get(name) or VARIABLES[name]
-                self._variable(name, (axis,), spec.dtype)
+                _variable(file, name, (axis,), (COORDS.get(name) or VARIABLES[name]).dtype)
             beside = [name for name in rows[0] if name in COORDS and name != axis]
             if beside:  # CF: xarray reads these as coordinates
                 for name in set(rows[0]) - set(COORDS):
-                    self._file.variables[name].setncattr("coordinates", " ".join([*beside, "source"]))
+                    file.variables[name].setncattr("coordinates", " ".join([*beside, "source"]))
+        done = self._written.get(axis, 0)
         for name in rows[0]:
-            self._file.variables[name][done:] = np.array([row[name] for row in rows[done:]])
+            file.variables[name][done:] = np.array([row[name] for row in rows[done:]])
         self._written[axis] = len(rows)
+
+
+@contextmanager
+def _open(path: Path, mode: Literal["w", "a"]) -> Iterator[Any]:
+    """The mirror, open for as long as it is written: HDF5 locks an open file, and reading it here may crash."""
+    import netCDF4
+
+    try:
+        with netCDF4.Dataset(path, mode, format="NETCDF4") as file:
+            yield file
+    except (OSError, RuntimeError) as error:
+        raise StoreError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _variable(file: Any, name: str, axes: tuple[str, ...], dtype: Any) -> Any:
+    variable = file.createVariable(name, dtype, axes)
+    variable.setncatts(attrs_of(name))
+    return variable
+
+
+def _check_names(axis: str, values: Mapping[str, float]) -> None:
+    if axis not in values:
+        raise StoreError(f"a record of {axis!r} must hold {axis!r} itself, got {_told(values)}")
+    for name in values:
+        spec = COORDS.get(name) or VARIABLES.get(name)
+        if spec is None or (axis,) not in spec.dims:
+            raise StoreError(f"{name!r} is not in the schema with dimension {axis!r}")
+
+
+def _told(values: Mapping[str, float]) -> str:
+    return ", ".join(values)

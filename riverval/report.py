@@ -15,8 +15,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from . import __version__, plots
+from ._format import with_error
 from .compare import Score, scorecard
-from .console import number
 from .errors import InputError
 from .schedules import schedule_from_dict
 from .store import write_aside
@@ -90,11 +90,6 @@ def _score_row(label: str, score: Score) -> str:
         f"<td class={kind}>{score.verdict}</td>"
     )
     return f"<tr>{cells}</tr>"
-
-
-def with_error(value: float, error: float) -> str:
-    """'0.0123 ± 0.0004', without the second part where the error is unknown."""
-    return number(value) if math.isnan(error) else f"{number(value)} ± {number(error, 2)}"
 
 
 def _section(label: str, ds: xr.Dataset) -> str:

@@ -4,19 +4,19 @@ THE STEP CONVENTION, for the whole package. A run of T updates numbers them t = 
 ``w[t+1] = w[t] - lr[t] * direction(w[t])``, so `lr[t]` is the rate *used by* update t and w[t] the state *before* it.
 
 * Warmup of n updates: (t+1)/n of the peak. The first update already moves, the last warmup update has the full rate.
-* Cooldown of n updates starting at t0: shape((t - t0)/n). Its first update still has the full rate, so phases join without
-  a jump; the floor is the limit reached at t0 + n, where the run ends. Hence no update is exactly zero unless a floor of 0
-  meets a shape that is 0 before the end, which no shape here is.
+* Cooldown of n updates starting at t0: shape((t - t0)/n). Its first update still has the full rate, so phases join
+  without a jump; the floor is the limit reached at t0 + n, where the run ends. Hence no update is exactly zero unless
+  a floor of 0 meets a shape that is 0 before the end, which no shape here is.
 * States are numbered 0..T: state t is the one after t updates.
 
-A schedule is a row of segments, each with its phase: `warmup` and `stable` do not depend on where the run ends, `cooldown`
-does (so a cosine over the whole run is all cooldown, and inverse-sqrt is stable). All fractions of the run are turned
-into whole updates once, at construction, and always sum to the total.
+A schedule is a row of segments, each with its phase: `warmup` and `stable` do not depend on where the run ends,
+`cooldown` does (so a cosine over the whole run is all cooldown, and inverse-sqrt is stable). All fractions of the run
+are turned into whole updates once, at construction, and always sum to the total.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from ._checks import check_int, check_number, check_options, pick
 from ._schedule import Joined, NamedSchedule, Schedule
 from .errors import InputError, missing_extra
 from .segments import PHASES, Cooldown, InverseSqrt, Phase, Ramp, Segment, Stable, segment_from_dict
-from .shapes import Cosine, Inverse, Linear, Shape, make_shape
+from .shapes import Cosine, Inverse, Linear, Shape, make_shape, shape_from_dict
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -129,9 +129,9 @@ class WSDS(NamedSchedule):
         cooldown_of: three accountings that share their words in public code.
             "cycle": of each cycle's own length; checkpoint k stands at budget k (Levanter's current API, Marin).
             "budget": of the cumulative budget; checkpoint k stands at budget k.
-            "trunk": of the cumulative nominal budget, while the stable updates up to checkpoint k are those that a WSD run
-            of that budget would make, so checkpoints come later than nominal by the cooldowns before (the authors' own
-            plan: budgets 12500, 25000, 50000 end at 53750). Needs `budgets`; `steps` must be the resulting total.
+            "trunk": of the cumulative nominal budget, while the stable updates up to checkpoint k are those that a WSD
+            run of that budget would make, so checkpoints come later than nominal by the cooldowns before (the authors'
+            own plan: budgets 12500, 25000, 50000 end at 53750). Needs `budgets`; `steps` must be the resulting total.
         rewarmup: updates of linear warmup after each jump back; 0 jumps at once.
         shape: decay shape; inverse-proportional to 0.1 as in the paper.
 
@@ -148,6 +148,7 @@ class WSDS(NamedSchedule):
 
     def _check(self) -> None:
         super()._check()
+        object.__setattr__(self, "budgets", _whole_budgets(self.budgets))
         pick("accounting cooldown_of", self.cooldown_of, dict.fromkeys(COOLDOWN_OF))
         check_number("cooldown", self.cooldown, low=0.0, high=1.0, open_low=True, open_high=True, what="a fraction")
         check_int("rewarmup", self.rewarmup, low=0, what="updates")
@@ -169,6 +170,7 @@ class WSDS(NamedSchedule):
         """Updates of the whole run for given budgets: the last budget, or more under the trunk accounting."""
         if cooldown_of != "trunk":
             return budgets[-1]
+        check_number("cooldown", cooldown, low=0.0, high=1.0, open_low=True, open_high=True, what="a fraction")
         return budgets[-1] + sum(round(cooldown * b) for b in budgets[:-1])
 
     def _plan(self) -> Iterator[tuple[int, int]]:
@@ -179,8 +181,8 @@ class WSDS(NamedSchedule):
             stable = mark - n - (trunk if self.cooldown_of == "trunk" else last)
             if stable < 0:
                 raise InputError(
-                    f"a cooldown of {n} updates does not fit between checkpoints {last} and {mark} of wsd-s; use a smaller "
-                    f"fraction or cooldown_of='cycle'"
+                    f"a cooldown of {n} updates does not fit between checkpoints {last} and {mark} of wsd-s; use a "
+                    f"smaller fraction or cooldown_of='cycle'"
                 )
             yield stable, n
             last, trunk = mark, trunk + stable
@@ -235,13 +237,16 @@ class CyclicCosine(NamedSchedule):
 
     def _check(self) -> None:
         super()._check()
+        object.__setattr__(self, "budgets", _whole_budgets(self.budgets))
         check_int("rewarmup", self.rewarmup, low=0, what="updates")
         _check_budgets(self.budgets, self.cycles, self.steps)
         _check_total(self.budgets, max(self.budgets, default=0), self.steps)
         for k, (start, stop) in enumerate(self._spans()):
             ramp = self.rewarmup if k else self.warmup
             if ramp >= stop - start:
-                raise InputError(f"cycle {k + 1} of cyclic-cosine has {stop - start} updates, warmup {ramp} leaves none")
+                raise InputError(
+                    f"cycle {k + 1} of cyclic-cosine has {stop - start} updates, warmup {ramp} leaves none"
+                )
 
     def _spans(self) -> list[tuple[int, int]]:
         marks = _marks(self.budgets, self.cycles, self.steps)
@@ -300,12 +305,17 @@ class InverseSqrtSchedule(NamedSchedule):
         return (self._warm(), InverseSqrt(steps=self.steps - self.warmup, timescale=timescale))
 
 
+def _whole_budgets(budgets: Any) -> tuple[int, ...]:
+    """Budgets given as any row of whole numbers, as a tuple."""
+    if isinstance(budgets, str) or not isinstance(budgets, Iterable):
+        raise InputError(f"budgets must be a row of whole numbers, e.g. (1000, 2000, 4000), got {budgets!r}")
+    return tuple(check_int("budgets", b, low=1, what="updates") for b in budgets)
+
+
 def _check_budgets(budgets: tuple[int, ...], cycles: int | None, steps: int) -> None:
     """What budgets and cycles must satisfy, for every schedule that has them."""
     if cycles is not None:
         check_int("cycles", cycles, low=1, high=steps)
-    for b in budgets:
-        check_int("budgets", b, low=1, what="updates")
     if any(b <= a for a, b in pairwise(budgets)):
         raise InputError(f"budgets must increase, got {', '.join(map(str, budgets))}")
     if budgets and cycles not in (None, len(budgets)):
@@ -344,8 +354,9 @@ def make_schedule(name: str, *, peak_lr: float, steps: int | None = None, **opti
     if "shape" in names:
         options = _with_shape(cls, options)
     check_options(f"schedule {name!r}", options, [n for n in names if n not in ("peak_lr", "steps")])
+    if "budgets" in options:
+        options["budgets"] = _whole_budgets(options["budgets"])
     if options.get("budgets"):
-        options["budgets"] = tuple(options["budgets"])
         _check_budgets(options["budgets"], options.get("cycles"), options["budgets"][-1])
         if steps is None:
             defaults = {f.name: f.default for f in fields(cls)}
@@ -361,10 +372,10 @@ def _with_shape(cls: type[NamedSchedule], options: dict[str, Any]) -> dict[str, 
     options = dict(options)
     parts = {k: options.pop(k) for k in ("floor", "exponent") if k in options}
     shape = options.get("shape")
-    if isinstance(shape, Shape) or (isinstance(shape, dict) and not parts):
+    if isinstance(shape, Shape | dict):
         if parts:
             raise InputError(f"give {', '.join(parts)} inside the shape {shape!r}, not beside it")
-        options["shape"] = shape if isinstance(shape, Shape) else make_shape(**shape)
+        options["shape"] = shape if isinstance(shape, Shape) else shape_from_dict(shape)
     elif shape is not None:
         options["shape"] = make_shape(shape, **parts)
     elif parts:
@@ -377,13 +388,12 @@ def _with_shape(cls: type[NamedSchedule], options: dict[str, Any]) -> dict[str, 
 def schedule_from_dict(described: dict[str, Any]) -> Schedule:
     """The inverse of `Schedule.to_dict`, e.g. for a configuration read from a result file."""
     options = dict(described)
-    name = options.pop("name")
+    name = options.pop("name", None)
+    peak_lr = options.pop("peak_lr", None)
     if name == "joined":
-        parts = tuple(segment_from_dict(p) for p in options["parts"])
-        return Joined(peak_lr=options["peak_lr"], parts=parts)
-    if "budgets" in options:
-        options["budgets"] = tuple(options["budgets"])
-    return make_schedule(name, **options)
+        check_options("schedule 'joined'", options, ["parts"])
+        return Joined(peak_lr=peak_lr, parts=tuple(segment_from_dict(p) for p in options.get("parts", ())))
+    return make_schedule(name, peak_lr=peak_lr, **options)
 
 
 def torch_scheduler(schedule: Schedule, optimizer: Optimizer, last_epoch: int = -1) -> LambdaLR:
@@ -407,7 +417,7 @@ def torch_scheduler(schedule: Schedule, optimizer: Optimizer, last_epoch: int = 
             f"the schedule's peak_lr is {schedule.peak_lr:g} but the optimizer's groups have {peaks}; "
             f"build the optimizer with lr={schedule.peak_lr:g} in at least one group"
         )
-    factors = schedule.values() / schedule.peak_lr
+    factors = schedule.factors()
 
     def factor(step: int) -> float:
         return float(factors[min(step, len(factors) - 1)])

@@ -1,14 +1,14 @@
 """The one Dataset form of theory, toy and real runs: every stored name with its dimensions, units and meaning.
 
-Two step axes, by the convention of `riverval.schedules`: `step` numbers updates t = 0..T-1 and carries what belongs to an
-update; `eval_step` and `probe_step` number states 0..T (state t is reached by t updates) and carry what belongs to a state.
-Sparse measurements have their own axis rather than holes in a dense one.
-"""
+Two step axes, by the convention of `riverval.schedules`: `step` numbers updates t = 0..T-1 and carries what belongs
+to an update; `eval_step` and `probe_step` number states 0..T (state t is reached by t updates) and carry what belongs
+to a state. Sparse measurements have their own axis rather than holes in a dense one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -60,8 +60,12 @@ VARIABLES: dict[str, Variable] = {
     "exact_river": Variable("expected river component by the exact moment recursion", "1", (("eval_step",),)),
     "exact_hill": Variable("expected hill component by the exact moment recursion", "1", (("eval_step",),)),
     "exact_loss_std": Variable("exact standard deviation of the loss over replicates", "1", (("eval_step",),)),
-    "exact_river_std": Variable("exact standard deviation of the river component over replicates", "1", (("eval_step",),)),
-    "exact_hill_std": Variable("exact standard deviation of the hill component over replicates", "1", (("eval_step",),)),
+    "exact_river_std": Variable(
+        "exact standard deviation of the river component over replicates", "1", (("eval_step",),)
+    ),
+    "exact_hill_std": Variable(
+        "exact standard deviation of the hill component over replicates", "1", (("eval_step",),)
+    ),
     "curvature": Variable("curvature of the hill direction", "1", (("mode",),)),
     # Training: what belongs to each update.
     "train_loss": Variable("training loss of the batch before the update", "nat", (("step",),)),
@@ -93,8 +97,8 @@ VARIABLES: dict[str, Variable] = {
 
 # Attributes every dataset carries: flat strings, `config` and `versions` as JSON.
 ATTRS = (
-    "title", "schema_version", "status", "riverval_version", "created", "command", "git_commit", "git_dirty", "versions",
-    "seed", "config",
+    "title", "schema_version", "status", "riverval_version", "created", "command", "git_commit", "git_dirty",
+    "versions", "seed", "config",
 )  # fmt: skip
 
 
@@ -125,12 +129,15 @@ def build(values: Mapping[str, Any], dims: Mapping[str, tuple[str, ...]], source
         spec = COORDS.get(name) or VARIABLES.get(name)
         if spec is None:
             raise StoreError(f"{name!r} is not in the schema.{suggest(name, [*COORDS, *VARIABLES])}")
-        array = np.asarray(value) if spec.dtype == "str" else np.asarray(value, dtype=spec.dtype)
+        array = _cast(name, value, spec)
         axes = dims.get(name) or next((d for d in spec.dims if len(d) == array.ndim), None)
         if axes is None or len(axes) != array.ndim:
             raise StoreError(f"{name!r} has {array.ndim} dimensions; the schema allows {_told(spec.dims)}")
         (coords if name in COORDS else data)[name] = (axes, array, attrs_of(name))
-    return xr.Dataset(data, coords=coords)
+    try:
+        return xr.Dataset(data, coords=coords)
+    except ValueError as error:  # lengths that do not fit together
+        raise StoreError(f"not a riverval dataset: {error}") from error
 
 
 def validate(ds: xr.Dataset) -> xr.Dataset:
@@ -140,12 +147,13 @@ def validate(ds: xr.Dataset) -> xr.Dataset:
         StoreError: naming every problem found.
     """
     problems = [f"attribute {a!r} is missing" for a in ATTRS if a not in ds.attrs]
+    problems += [f"attribute {a!r} must be text, got {v!r}" for a, v in ds.attrs.items() if not _storable(v)]
     version = str(ds.attrs.get("schema_version", SCHEMA_VERSION))
     if version != SCHEMA_VERSION:
         problems.append(f"schema version is {version}, this riverval reads {SCHEMA_VERSION}")
     if "source" not in ds.coords:
         problems.append("coordinate 'source' is missing")
-    elif ds["source"].item() not in SOURCES:
+    elif ds["source"].ndim == 0 and ds["source"].item() not in SOURCES:
         problems.append(f"source is {ds['source'].item()!r}, allowed: {', '.join(SOURCES)}")
     if ds.attrs.get("status", "complete") not in STATUSES:
         problems.append(f"status is {ds.attrs['status']!r}, allowed: {', '.join(STATUSES)}")
@@ -155,6 +163,26 @@ def validate(ds: xr.Dataset) -> xr.Dataset:
     if problems:
         raise StoreError("not a riverval dataset: " + "; ".join(problems))
     return ds
+
+
+def _storable(value: Any) -> bool:
+    """Whether netCDF takes `value` as an attribute and gives it back as it was."""
+    return isinstance(value, str | Number) and not isinstance(value, bool)
+
+
+def _cast(name: str, value: Any, spec: Variable) -> np.ndarray[Any, np.dtype[Any]]:
+    """`value` as an array of the schema's type; what that type cannot hold is refused, not rounded."""
+    try:
+        array = np.asarray(value)
+        if spec.dtype == "str":
+            return array
+        with np.errstate(invalid="ignore"):
+            cast = array.astype(spec.dtype)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"{name!r} must be of type {spec.dtype}: {error}") from error
+    if spec.dtype.startswith("i") and not np.array_equal(cast, array):
+        raise StoreError(f"{name!r} must be whole numbers of type {spec.dtype}, got {array!r}")
+    return cast
 
 
 def _problems(name: str, array: xr.Variable, known: Mapping[str, Variable]) -> list[str]:

@@ -1,8 +1,7 @@
 """The pieces that schedules are made of: each a frozen, pure function of the update's number n within the piece.
 
-Factors are relative to the schedule's peak. `length` is the length a piece was planned with and sets its form; `steps` is how many of
-its updates are run, so that cutting a piece short does not change the rates that remain.
-"""
+Factors are relative to the schedule's peak. `length` is the length a piece was planned with and sets its form;
+`steps` is how many of its updates are run, so that cutting a piece short does not change the rates that remain."""
 
 from __future__ import annotations
 
@@ -13,9 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ._checks import check_int, pick
+from ._checks import check_int, check_number, check_options, make_plain, pick
 from ._typing import FloatArray
-from .shapes import Linear, Shape, make_shape
+from .errors import InputError
+from .shapes import Linear, Shape, shape_from_dict
 
 
 class Phase(IntEnum):
@@ -51,6 +51,8 @@ class Segment:
 
     def __post_init__(self) -> None:
         check_int("steps", self.steps, low=0, what="updates of a segment")
+        check_number("level", self.level, low=0.0, open_low=True, what="of a segment, as a fraction of the peak")
+        make_plain(self)
 
     def form(self, n: FloatArray) -> FloatArray:
         raise NotImplementedError
@@ -77,6 +79,11 @@ class Ramp(Segment):
     length: int = 1
     start: float = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_int("length", self.length, low=max(self.steps, 1), what="updates of the whole ramp")
+        check_number("start", self.start, low=0.0, high=1.0, what="of a ramp, as a fraction of its end")
+
     def form(self, n: FloatArray) -> FloatArray:
         return self.start + (1.0 - self.start) * ((n + 1.0) / self.length)
 
@@ -101,6 +108,10 @@ class InverseSqrt(Segment):
 
     timescale: float = 10_000.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("timescale", self.timescale, low=0.0, open_low=True, what="updates")
+
     def form(self, n: FloatArray) -> FloatArray:
         return 1.0 / np.sqrt(1.0 + n / self.timescale)
 
@@ -119,6 +130,9 @@ class Cooldown(Segment):
         super().__post_init__()
         if not self.length:
             object.__setattr__(self, "length", max(self.steps, 1))
+        check_int("length", self.length, low=max(self.steps, 1), what="updates of the whole cooldown")
+        if not isinstance(self.shape, Shape):
+            raise InputError(f"shape must be a decay shape, e.g. make_shape('linear'), got {self.shape!r}")
 
     def form(self, n: FloatArray) -> FloatArray:
         return self.shape(n / self.length)
@@ -127,7 +141,8 @@ class Cooldown(Segment):
 def segment_from_dict(described: dict[str, Any]) -> Segment:
     """The inverse of `Segment.to_dict`."""
     options = dict(described)
-    cls = pick("segment", options.pop("name"), SEGMENTS)
+    cls = pick("segment", options.pop("name", None), SEGMENTS)
+    check_options(f"segment {cls.name!r}", options, [f.name for f in fields(cls)])
     if "shape" in options:
-        options["shape"] = make_shape(**options["shape"])
-    return cls(**options)
+        options["shape"] = shape_from_dict(options["shape"])
+    return cls(**{"steps": None, **options})

@@ -1,12 +1,11 @@
 """Decay shapes: how the rate falls from 1 to its floor while the progress u of a cooldown runs from 0 to 1.
 
-A shape is a frozen value and a pure, vectorised function of u in [0, 1]. Every shape starts at 1 (so a cooldown joins its
-plateau without a jump) and reaches `floor`, a fraction of the starting rate, at u = 1. A cooldown of n updates evaluates
-it at u = 0, 1/n, ..., (n-1)/n: see the step convention in `riverval.schedules`.
+A shape is a frozen value and a pure, vectorised function of u in [0, 1]. Every shape starts at 1 (so a cooldown joins
+its plateau without a jump) and reaches `floor`, a fraction of the starting rate, at u = 1. A cooldown of n updates
+evaluates it at u = 0, 1/n, ..., (n-1)/n: see the step convention in `riverval.schedules`.
 
-Most shapes fall to zero and are mixed with the floor f as f + (1 - f) s(u). `inverse` and `exponential` contain the floor
-as their parameter and cannot reach zero; their default floor is 0.1.
-"""
+Most shapes fall to zero and are mixed with the floor f as f + (1 - f) s(u). `inverse` and `exponential` contain the
+floor as their parameter and cannot reach zero; their default floor is 0.1."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ._checks import check_number, check_options, pick
+from ._checks import check_number, check_options, make_plain, pick
 from ._typing import ArrayLike, FloatArray
 
 SHAPES: dict[str, type[Shape]] = {}
@@ -54,6 +53,7 @@ class Shape:
         open_low = not self.lowest_floor_is_zero
         what = f"the final rate of a {self.name} decay as a fraction of its starting rate"
         check_number("floor", self.floor, low=0.0, high=1.0, open_low=open_low, what=what)
+        make_plain(self)
 
     def profile(self, u: FloatArray) -> FloatArray:
         raise NotImplementedError
@@ -87,8 +87,8 @@ class Linear(Shape):
 class Inverse(Shape):
     """Inverse-proportional, the decay of WSD-S: 1 / (1 - u + u / f) with f = `floor` > 0.
 
-    Wen et al. 2024 (arXiv:2410.05192); `_inv_decay_schedule` of stanford-crfm/levanter. One over the rate grows linearly,
-    as the optimal decay of a noisy quadratic does.
+    Wen et al. 2024 (arXiv:2410.05192); `_inv_decay_schedule` of stanford-crfm/levanter. One over the rate grows
+    linearly, as the optimal decay of a noisy quadratic does.
 
     >>> Inverse(floor=0.1)([0, 0.5, 1]).round(6).tolist()
     [1.0, 0.181818, 0.1]
@@ -99,7 +99,8 @@ class Inverse(Shape):
 
     def __call__(self, u: ArrayLike) -> FloatArray:
         progress = np.asarray(u, dtype=np.float64)
-        return np.maximum(1.0 / ((1.0 - progress) + progress / self.floor), self.floor)
+        # Numerator and denominator times f: 1/f would overflow for the smallest floors.
+        return np.maximum(self.floor / (self.floor * (1.0 - progress) + progress), self.floor)
 
 
 @register_shape("1-sqrt")
@@ -182,8 +183,8 @@ class Power(Shape):
     exponent: float = 2.0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_number("exponent", self.exponent, low=0.0, open_low=True, what="of a power decay")
+        super().__post_init__()
 
     def profile(self, u: FloatArray) -> FloatArray:
         # 1 - u can round below zero only if u > 1, which no caller passes; the maximum keeps 0**p exact.
@@ -199,3 +200,13 @@ def make_shape(name: str, **options: Any) -> Shape:
     cls = pick("decay shape", name, SHAPES)
     check_options(f"decay shape {name!r}", options, [f.name for f in fields(cls)])
     return cls(**options)
+
+
+def shape_from_dict(described: dict[str, Any]) -> Shape:
+    """The inverse of `Shape.to_dict`.
+
+    Raises:
+        InputError: as `make_shape`.
+    """
+    options = dict(described)
+    return make_shape(options.pop("name", None), **options)

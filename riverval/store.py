@@ -1,14 +1,15 @@
 """Result files: the only module that makes run folders and writes or reads datasets.
 
-A run is a folder ``<root>/<name>/`` with ``run.nc`` and pictures. Files are written aside and renamed, so a reader never sees
-half a file and a failed write leaves what was there. While a run is under way its records stand in ``run.partial.nc``
-(see `riverval.recorder`), a valid dataset with the status "running".
-"""
+A run is a folder ``<root>/<name>/`` with ``run.nc`` and pictures. Files are written aside and renamed, so a reader
+never sees half a file and a failed write leaves what was there. While a run is under way its records stand in
+``run.partial.nc`` (see `riverval.recorder`), a valid dataset with the status "running"."""
 
 from __future__ import annotations
 
+import csv
 import os
 import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def new_run(root: str | Path, name: str | None, *, default: str, overwrite: bool
         InputError: the named run exists, or the name is not a plain folder name.
         StoreError: the folder cannot be made.
     """
-    if name is not None and (name in ("", ".", "..") or Path(name).name != name):
+    if name is not None and (name in ("", ".", "..") or "\0" in name or Path(name).name != name):
         raise InputError(f"the name of a run must be a plain folder name, got {name!r}; choose the place with --out")
     root = Path(root)
     number = 1
@@ -59,8 +60,8 @@ def save(ds: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> Path:
     """Validate `ds` and write it to `path` as netCDF4, all or nothing.
 
     Raises:
-        StoreError: not in the schema, the file exists and `overwrite` is False, or writing failed (the message says why;
-            an existing file is untouched).
+        InputError: the file exists and `overwrite` is False.
+        StoreError: not in the schema, or writing failed (the message says why; an existing file is untouched).
     """
     path = Path(path)
     validate(ds)
@@ -74,7 +75,23 @@ def save(ds: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> Path:
     return write_aside(path, write)
 
 
-def write_aside(path: Path, write: Any) -> Path:
+def write_csv(path: str | Path, columns: Mapping[str, Iterable[Any]]) -> Path:
+    """Write columns of equal length under their names, all or nothing.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+
+    def write(part: Path) -> None:
+        with part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+
+    return write_aside(Path(path), write)
+
+
+def write_aside(path: Path, write: Callable[[Path], object]) -> Path:
     """Call ``write(part)`` with a path beside `path`, then move the finished file over it.
 
     Raises:

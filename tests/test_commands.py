@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import xarray as xr
-from made import WSD, valley
 
 from riverval import cli, demo, store
 from riverval.schedules import COOLDOWN_OF, SCHEDULES, make_schedule
 from riverval.shapes import SHAPES
+
+from .made import WSD, valley
 
 Capture = pytest.CaptureFixture[str]
 
@@ -146,7 +147,7 @@ BAD = {
     "toy simulate --name ../mine": (2, "must be a plain folder name"),
     "toy simulate --out file/runs": (1, "cannot make the run folder"),
     "real run --arch rnn": (2, "unknown architecture 'rnn'; choose one of: cnn, lm"),
-    "real run --arch cnn --data nothing.npz": (1, "nothing.npz"),
+    "real run --arch cnn --data nothing.npz": (2, "nothing.npz does not exist"),
     "real run --arch cnn --batch 0": (2, "got 0"),
 }
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from made import WSD, valley
 
 from riverval import compare, schema
 from riverval.schedules import make_schedule
 from riverval.segments import Phase
+
+from .made import WSD, valley
 
 
 def test_gain_is_split_into_river_and_hill_exactly() -> None:
@@ -17,6 +18,16 @@ def test_gain_is_split_into_river_and_hill_exactly() -> None:
     travelled = WSD.area(300, 400)
     assert gain.river == pytest.approx(0.3 * travelled, rel=1e-9)
     assert gain.gain - gain.river == pytest.approx(2.0, rel=1e-9)
+
+
+def test_the_null_as_a_curve_goes_on_where_the_stable_phase_led() -> None:
+    flat, hilly = valley(WSD, slope=0.3, hill=0.0), valley(WSD, slope=0.3, hill=2.0)
+    line = compare.river_alone(hilly)
+    assert line is not None
+    state, loss = line
+    assert (state[0], state[-1]) == (150, 400)
+    known = flat["loss"].interp(eval_step=state[state % 5 == 0]).to_numpy()
+    assert loss[state % 5 == 0] == pytest.approx(known + 2.0, rel=1e-9)
 
 
 def test_a_valley_without_hills_stays_within_its_null() -> None:

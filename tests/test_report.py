@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from made import WSD, valley
 
 from riverval import plots, report, schema
 from riverval.errors import InputError, StoreError
 from riverval.provenance import provenance
 from riverval.schedules import SCHEDULES, make_schedule
+
+from .made import WSD, valley
 
 
 @pytest.fixture
@@ -82,11 +83,6 @@ def test_existing_page_is_refused_and_untouched(real: xr.Dataset, tmp_path: Path
 def test_report_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one"):
         report.write_report([], tmp_path / "page.html")
-
-
-def test_with_error_says_only_what_is_known() -> None:
-    assert report.with_error(0.123456, 0.00123) == "0.1235 ± 0.0012"
-    assert report.with_error(0.123456, float("nan")) == "0.1235"
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -12,8 +12,9 @@ import typer
 import xarray as xr
 
 from .. import store
+from .._format import with_error
 from ..cli_options import parse_numbers, takes_schedule
-from ..console import complain, number, progress, say, show_table
+from ..console import complain, progress, say, show_table
 from ..schedules import make_schedule
 from .losses import StraightRiver
 from .setting import STATIONARY, Setting
@@ -125,7 +126,7 @@ def _keep(ds: xr.Dataset, folder: Path, overwrite: bool) -> None:
 def _report(ds: xr.Dataset) -> None:
     """The table, and how many replicates diverged."""
     rows = [
-        (f"{r.quantity}, state {r.state}", _with_error(r.mean, r.error), _z(r), _with_error(r.exact, r.exact_error))
+        (f"{r.quantity}, state {r.state}", with_error(r.mean, r.error), _z(r), with_error(r.exact, r.exact_error))
         for r in summarise(ds)
     ]
     show_table("", ("quantity", "simulated mean ± s.e.", "z", "theory ± exact s.e."), rows)
@@ -134,14 +135,6 @@ def _report(ds: xr.Dataset) -> None:
         at = ds["diverged_at"].values
         first = int(at[at >= 0].min())
         say(f"{lost} of {ds.sizes['replicate']} replicates diverged, the first after {first} updates")
-
-
-def _with_error(value: float, error: float) -> str:
-    """Value and error, both to the error's second digit."""
-    if not error > 0 or not math.isfinite(error):
-        return number(value) if error == 0 or not math.isfinite(value) else f"{number(value)} ± ?"
-    digits = max(1 - math.floor(math.log10(error)), 0)
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def _z(row: Row) -> str:

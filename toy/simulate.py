@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from .._checks import check_int
-from .._typing import FloatArray, IntArray
+from .._typing import FloatArray, IntArray, Progress
 from ..errors import InputError
 from ..provenance import provenance
 from ..schedules import Schedule
@@ -17,9 +17,6 @@ from ..schema import build
 from .exact import setting_moments
 from .losses import StraightRiver
 from .setting import Setting
-
-if TYPE_CHECKING:
-    from ..console import Progress
 
 LARGEST_RECORD = 8 * 2**30
 """Bytes that the recorded arrays of one simulation may take."""

@@ -1,0 +1,31 @@
+"""Numbers as text, for tables on the terminal and on pages."""
+
+from __future__ import annotations
+
+import math
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number for a table: `digits` significant ones, no exponent where it can be helped.
+
+    >>> number(0.123456), number(0.0), number(-0.0)
+    ('0.1235', '0', '0')
+    """
+    return f"{value:.{digits}g}" if value else "0"
+
+
+def with_error(value: float, error: float) -> str:
+    """A value and its standard error, rounded to the error's two leading digits; the value alone where it has none.
+
+    >>> with_error(-0.19204, 0.00872), with_error(12.0, 340.0), with_error(0.123456, math.nan)
+    ('-0.1920 ± 0.0087', '12 ± 340', '0.1235')
+    """
+    if not math.isfinite(error) or not math.isfinite(value):
+        return number(value)
+    if error == 0:
+        return f"{number(value)} ± 0"
+    decimals = 1 - math.floor(math.log10(error))
+    # An error far below the value's own precision, or far above one, would make a wall of digits.
+    if not 0 <= decimals <= 10:
+        return f"{number(value)} ± {number(error, 3 if error >= 10 else 2)}"
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
