@@ -119,14 +119,17 @@ def write_aside(path: Path, write: Callable[[Path], object]) -> Path:
 def resolve(path: str | Path) -> Path:
     """The dataset file meant by a file or a run folder.
 
+    A folder may hold the finished file of an earlier run beside the partial one of a run that replaces it and is under
+    way or was killed: the one written last is meant.
+
     Raises:
         StoreError: nothing is there, or the folder holds no dataset.
     """
     path = Path(path)
     if path.is_dir():
-        for name in (RUN_FILE, PARTIAL_FILE):
-            if (path / name).exists():
-                return path / name
+        found = [path / name for name in (RUN_FILE, PARTIAL_FILE) if (path / name).exists()]
+        if found:
+            return max(found, key=lambda file: file.stat().st_mtime_ns)
         raise StoreError(f"{path} holds no {RUN_FILE}; give a dataset file or the folder of a run")
     if not path.exists():
         raise StoreError(f"{path} does not exist; give a dataset file or the folder of a run")

@@ -283,6 +283,13 @@ def test_a_run_folder_means_its_dataset(tmp_path, ds):
     assert store.resolve(tmp_path) == store.resolve(tmp_path / store.RUN_FILE) == tmp_path / store.RUN_FILE
 
 
+def test_a_killed_run_is_not_hidden_by_the_one_it_was_to_replace(tmp_path, ds):
+    old = store.save(ds, tmp_path / store.RUN_FILE)
+    os.utime(old, (1_000_000, 1_000_000))
+    store.save(ds.assign_attrs(status="running"), tmp_path / store.PARTIAL_FILE)
+    assert store.load(tmp_path).attrs["status"] == "running"
+
+
 # --- run folders -----------------------------------------------------------------------------------------------------
 def test_automatic_names_are_numbered(tmp_path):
     runs = [store.new_run(tmp_path / "runs", None, default="toy") for _ in range(3)]

@@ -1,0 +1,218 @@
+"""Data: batches without state, splits, tokenisers, and one clear message for each thing that can be wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from riverval.errors import InputError, RivervalError  # noqa: E402
+from riverval.experiments.config import resolve  # noqa: E402
+from riverval.experiments.data import Images, load_images  # noqa: E402
+from riverval.experiments.text import (  # noqa: E402
+    SEPARATOR,
+    Text,
+    bpe_tokenizer,
+    bpe_tokens,
+    byte_tokens,
+    load_text,
+    split,
+)
+
+
+def arrays(n=10, size=(8, 8), classes=3):
+    rng = np.random.default_rng(0)
+    out = {}
+    for part, count in (("train", n), ("test", 4)):
+        out[f"x_{part}"] = rng.integers(0, 255, (count, *size), dtype=np.uint8)
+        out[f"y_{part}"] = np.arange(count) % classes
+    return out
+
+
+def images(n=10, batch=4, seed=0):
+    return Images({k: v[..., None] if k[0] == "x" else v for k, v in arrays(n).items()}, batch=batch, seed=seed)
+
+
+def numbered(data, step):
+    """Which training images a batch holds, found by their content."""
+    x = data.fixed("train")[0][0].flatten(1)
+    return [int((x == row).all(1).nonzero()[0]) for row in data.batch(step)[0].flatten(1)]
+
+
+def test_an_epoch_shows_every_image_once_the_last_batch_partial():
+    data = images()
+    assert data.steps_per_epoch == 3
+    for epoch in range(3):
+        seen = [numbered(data, 3 * epoch + k) for k in range(3)]
+        assert [len(s) for s in seen] == [4, 4, 2]
+        assert sorted(image for batch in seen for image in batch) == list(range(10))
+    assert [numbered(data, k) for k in range(3)] != [numbered(data, 3 + k) for k in range(3)]
+
+
+def test_the_paper_count_of_steps_per_epoch():
+    x = np.zeros((50_000, 1, 1, 1), dtype=np.uint8)
+    small = {"x_train": x, "y_train": np.zeros(50_000, int), "x_test": x[:1], "y_test": np.zeros(1, int)}
+    assert Images(small, batch=128, seed=0).steps_per_epoch == 391
+
+
+def test_batches_depend_on_seed_and_step_only():
+    forward, backward = images(), images()
+    steps = range(9)
+    first = [forward.batch(t)[0] for t in steps]
+    second = [backward.batch(t)[0] for t in reversed(steps)][::-1]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not torch.equal(images(seed=1).batch(0)[0], first[0])
+
+
+def test_images_are_normalised_by_the_training_part():
+    data = images(n=200)
+    x = torch.cat([x for x, _ in data.fixed("train")])
+    assert x.dtype == torch.float32
+    assert abs(float(x.mean())) < 1e-5
+    assert float(x.std(correction=0)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_fixed_subset_is_spread_over_the_data_and_stays():
+    data = images(n=10)
+    (x, _), (again, _) = data.fixed("train", 5)[0], data.fixed("train", 5)[0]
+    assert torch.equal(x, again)
+    assert torch.equal(x, data.fixed("train")[0][0][::2])
+    assert [len(b[0]) for b in data.fixed("train", None, per_batch=4)] == [4, 4, 2]
+
+
+def test_digits_come_with_scikit_learn():
+    pytest.importorskip("sklearn")
+    data = load_images(resolve("cnn", {}))
+    assert data.facts == {"train": 1438, "val": 359, "shape": [8, 8, 1], "classes": 10}
+    assert len(data.sha256) == 64
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.pop("y_test"), "lacks y_test"),
+        (lambda a: a.update(x_train=a["x_train"].astype(float)), "x_train .* must be uint8"),
+        (lambda a: a.update(x_train=a["x_train"][0]), "must be uint8 of shape"),
+        (lambda a: a.update(y_train=a["y_train"][:-1]), "10 whole numbers, one per image"),
+        (lambda a: a.update(y_train=a["y_train"] * 0.5), "whole numbers"),
+        (lambda a: a.update(y_test=a["y_test"] + 7), "same in both parts, got 7"),
+        (lambda a: a.update(y_train=a["y_train"] - 1), "got -1"),
+        (lambda a: a.update(x_test=a["x_test"][:, :7]), "differ in shape"),
+        (lambda a: a.update(x_test=a["x_test"][:0], y_test=a["y_test"][:0]), "holds no images"),
+    ],
+)
+def test_a_wrong_npz_is_one_clear_message(tmp_path, change, message):
+    content = arrays()
+    change(content)
+    np.savez(tmp_path / "a.npz", **content)
+    with pytest.raises(InputError, match=message):
+        load_images(resolve("cnn", {"data": str(tmp_path / "a.npz")}))
+
+
+def test_a_cut_or_missing_npz_is_one_clear_message(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, **arrays())
+    path.write_bytes(path.read_bytes()[:300])
+    for name, message in ((path, "cut short"), (tmp_path / "b.npz", "does not exist"), ("mnist", "digits, cifar10 or")):
+        with pytest.raises(InputError, match=message):
+            load_images(resolve("cnn", {"data": str(name)}))
+
+
+def test_a_failed_download_says_what_else_there_is(monkeypatch, tmp_path):
+    torchvision = pytest.importorskip("torchvision")
+
+    def offline(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", offline)
+    with pytest.raises(RivervalError, match=r"no network.*--data digits"):
+        load_images(resolve("cnn", {"data": "cifar10"}))
+
+
+# --- text ------------------------------------------------------------------------------------------------------------
+def text_config(path, **given):
+    return resolve("lm", {"data": str(path), "seq": 8, "batch": 3, **given})
+
+
+def stream(n=100, seed=0):
+    tokens = np.arange(n, dtype=np.int32)
+    return Text(tokens, tokens, seq=8, batch=3, seed=seed, vocab=n, sha256="")
+
+
+def test_sequences_are_a_function_of_seed_and_step_and_targets_follow():
+    x, y = stream().batch(5)
+    assert x.shape == y.shape == (3, 8)
+    assert torch.equal(x[:, 1:], y[:, :-1])
+    assert torch.equal(stream().batch(5)[0], x)
+    assert not torch.equal(stream().batch(6)[0], x)
+    assert not torch.equal(stream(seed=1).batch(5)[0], x)
+    starts = {int(t) for step in range(400) for t in stream().batch(step)[0][:, 0]}
+    assert starts == set(range(92))  # every place that leaves a target for the last token
+
+
+def test_fixed_sequences_lie_side_by_side():
+    x = torch.cat([x for x, _ in stream().fixed("val")])
+    assert torch.equal(x.flatten(), torch.arange(96))
+    assert len(torch.cat([x for x, _ in stream().fixed("val", 5)])) == 5
+
+
+def test_every_twentieth_document_is_held_out_or_the_end_of_a_single_one():
+    documents = [f"doc {k}".encode() for k in range(45)]
+    train, val = split(documents)
+    assert val == [documents[19], documents[39]]
+    assert len(train) == 43
+    train, val = split([b"x" * 100])
+    assert (len(train[0]), len(val[0])) == (95, 5)
+    assert b"".join(d for part in split([b"ab" * 30, b"cd" * 20]) for d in part) == b"ab" * 30 + b"cd" * 20
+
+
+def test_bytes_round_trip_with_a_separator():
+    tokens = byte_tokens(["né".encode(), b"a"])
+    assert tokens.tolist() == [110, 195, 169, 256, 97, 256]
+
+
+def test_bpe_round_trips_and_is_cached_by_content(tmp_path):
+    pytest.importorskip("tokenizers")
+    train, val = [b"the cat sat on the mat, the end " * 20, "naïve 🙂\n\tindented".encode()], [b"the mat"]
+    ids, held = bpe_tokens(train, val, vocab=280)
+    tokenizer = bpe_tokenizer(train, vocab=280)
+    assert tokenizer.get_vocab_size() == 280
+    assert ids[-1] == held[-1] == tokenizer.token_to_id(SEPARATOR)
+    assert tokenizer.decode(ids[ids != ids[-1]].tolist()) == b"".join(train).decode()
+    assert len(ids) < len(b"".join(train)) / 2
+    files = sorted(p.name for p in (tmp_path / "cache" / "bpe").iterdir())
+    assert len(files) == 2
+    again, _ = bpe_tokens(train, val, vocab=280)
+    assert np.array_equal(ids, again)
+    bpe_tokens(train, [b"other"], vocab=280)
+    assert len(list((tmp_path / "cache" / "bpe").iterdir())) == 3  # the same tokeniser, other tokens
+
+
+def test_text_from_a_file_a_folder_and_this_python(tmp_path):
+    (tmp_path / "a.txt").write_text(("word " * 50 + SEPARATOR) * 25)
+    data = load_text(text_config(tmp_path / "a.txt"))
+    assert data.facts == {"train": 24 * 251, "val": 251, "vocab": 257}
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "b.txt").write_text("b" * 400)
+    (folder / "c.txt").write_text("c" * 400)
+    assert load_text(text_config(folder)).facts == {"train": 762, "val": 41, "vocab": 257}
+    assert load_text(resolve("lm", {})).facts["train"] > 1e6
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"short", "too few for one sequence"),
+        (b"x" * 100, "validation text has 6 tokens"),
+        (b"\xff\xfe" * 99, "not UTF-8"),
+        (b"   ", "holds no text"),
+    ],
+)
+def test_unusable_text_is_one_clear_message(tmp_path, content, message):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        load_text(text_config(tmp_path / "a.txt"))
+    with pytest.raises(InputError, match="no such file or folder; choose stdlib"):
+        load_text(text_config(tmp_path / "b.txt"))

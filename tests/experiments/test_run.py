@@ -1,0 +1,339 @@
+"""Whole runs, small: dataset, same seed same bits, divergence, interruption, a kill, snapshots, the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+pytest.importorskip("safetensors")
+
+from riverval import store  # noqa: E402
+from riverval.cli import main  # noqa: E402
+from riverval.errors import RivervalError  # noqa: E402
+from riverval.experiments import probes  # noqa: E402
+from riverval.experiments.config import resolve  # noqa: E402
+from riverval.experiments.run import prepare, run  # noqa: E402
+from riverval.experiments.snapshots import Snapshots, planned_states, windows  # noqa: E402
+from riverval.experiments.summary import summary_rows  # noqa: E402
+from riverval.experiments.train import evaluation_states, thread_count  # noqa: E402
+from riverval.hessian import flat_parameters  # noqa: E402
+from riverval.schedules import make_schedule  # noqa: E402
+
+SMALL = {
+    "cnn": {"steps": 40, "widths": (2, 3, 4, 4, 8), "hessian_examples": 64, "line_examples": 64, "eval_every": 10,
+            "snapshots": 5, "alphas": 5, "lr": 3e-3},
+    "lm": {"steps": 12, "batch": 2, "seq": 16, "hessian_examples": 2, "line_examples": 4, "eval_examples": 4,
+           "eval_every": 5, "snapshots": 4, "alphas": 5, "hessian_points": 2, "threads": 1},
+}  # fmt: skip
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "corpus.txt"
+    path.write_text("".join(f"line {k}: the river runs through the valley\n" for k in range(200)))
+    return str(path)
+
+
+def small(arch, corpus=None, decay="wsd", options=None, **given):
+    own = {**SMALL[arch], **({"data": corpus} if arch == "lm" else {}), **given}
+    return resolve(arch, own, decay=decay, options=options)
+
+
+@pytest.mark.parametrize("arch", ["cnn", "lm"])
+def test_a_run_ends_in_a_complete_dataset(arch, tmp_path, corpus):
+    if arch == "lm":
+        pytest.importorskip("transformers")
+    config = small(arch, corpus)
+    told, done = [], []
+    ds = run(config, tmp_path, lambda n, values: done.append((n, values["lr"])), tell=told.append)
+    assert ds.identical(store.load(tmp_path / "run.nc")) or ds.equals(store.load(tmp_path / "run.nc"))
+    assert ds.attrs["status"] == "complete"
+    assert ds.attrs["notes"] == ""
+    assert ds["source"].item() == "real"
+    plan = json.loads(ds.attrs["config"])
+    schedule = make_schedule("wsd", **{k: v for k, v in plan["schedule"].items() if k not in ("name",)})
+    np.testing.assert_array_equal(ds["lr"], schedule.values())
+    np.testing.assert_array_equal(ds["phase"], schedule.phases())
+    assert [n for n, _ in done] == list(range(1, plan["steps"] + 1))
+    assert len(plan["data_sha256"]) == 64
+    assert plan["parameters"] > 0
+    assert ds["eval_step"][0] == 0
+    assert ds["eval_step"][-1] == plan["steps"]
+    assert np.isfinite(ds["val_loss"]).all()
+    assert np.all(ds["update_norm"] > 0)
+    assert list(ds["pair"].values) == list(ds["window"].values) == ["stable", "cooldown"]
+    assert ds["interpolation_loss"].shape == (2, 5)
+    assert np.isfinite(ds["hessian_top"]).all()
+    assert ds["probe_step"][-1] == plan["steps"]
+    np.testing.assert_allclose(ds["pca_share"].sum("component"), 1.0)
+    assert ("val_accuracy" in ds) == ("final_train_accuracy" in ds) == (arch == "cnn")
+    assert not (tmp_path / "run.partial.nc").exists()
+    assert any("sharpness" in line for line in told)
+    assert all(len(row) == 3 for row in summary_rows(ds))
+    # The segments meet where the stable phase ends and the cooldown begins.
+    line = ds["interpolation_loss"]
+    assert float(line.sel(pair="stable")[-1]) == float(line.sel(pair="cooldown")[0])
+
+
+def test_the_same_seed_gives_the_same_bits(tmp_path):
+    found = []
+    for k, seed in enumerate((0, 0, 1)):
+        (tmp_path / str(k)).mkdir()
+        torch.manual_seed(k)  # the caller's own random state must not matter, nor change
+        before = torch.get_rng_state()
+        found.append(run(small("cnn", seed=seed), tmp_path / str(k)))
+        assert torch.equal(torch.get_rng_state(), before)
+    names = ("train_loss", "grad_norm", "update_norm", "val_loss", "hessian_top", "pca_share", "interpolation_loss")
+    for name in names:
+        np.testing.assert_array_equal(found[0][name], found[1][name])
+    assert not np.array_equal(found[0]["train_loss"], found[2]["train_loss"])
+
+
+def test_micro_batches_make_the_same_update(tmp_path):
+    whole = run(small("cnn", snapshots=0, steps=5), tmp_path)
+    pieces = run(small("cnn", snapshots=0, steps=5, micro_batch=3), tmp_path)
+    np.testing.assert_allclose(pieces["train_loss"], whole["train_loss"], rtol=1e-3)
+    np.testing.assert_allclose(pieces["grad_norm"], whole["grad_norm"], rtol=1e-2)
+
+
+def test_norms_are_those_of_the_parameters(tmp_path):
+    config = small("cnn", steps=3, snapshots=2, clip=1e-3)
+    start = flat_parameters(prepare(config).model)
+    ds = run(config, tmp_path, None)
+    assert float(ds["param_norm"][0]) == pytest.approx(float(start.norm()), rel=1e-5)
+    assert float(ds["grad_norm"][0]) > 1e-2  # recorded before clipping
+    model = prepare(config).model
+    kept = Snapshots(tmp_path / "snapshots", {})
+    states = sorted(int(p.stem[5:]) for p in (tmp_path / "snapshots").iterdir())
+    assert states == [2, 3]  # round(0.2 * 2) of the stable window is no update
+    change = kept.load(3, model) - kept.load(2, model)
+    assert float(ds["update_norm"][2]) == pytest.approx(float(change.norm()), rel=1e-5)
+
+
+def test_snapshots_stand_at_the_ends_of_the_watched_windows(tmp_path):
+    schedule = make_schedule("wsd", peak_lr=1.0, steps=110, warmup=10, cooldown=0.5)
+    assert windows(schedule) == {"stable": (46, 55), "cooldown": (55, 110)}
+    planned = planned_states(schedule, 4)
+    assert planned == {"stable": [46, 49, 52, 55], "cooldown": [55, 73, 92, 110]}
+    assert {0, 46, 55, 110} <= evaluation_states(schedule, 1000)
+    cycles = make_schedule("wsd-s", peak_lr=1.0, steps=200, cycles=2, cooldown=0.5)
+    assert windows(cycles) == {"stable": (140, 150), "cooldown": (150, 200)}
+    assert windows(make_schedule("cosine", peak_lr=1.0, steps=100)) == {"cooldown": (0, 100)}
+
+
+def test_a_second_run_leaves_no_snapshot_of_the_first(tmp_path):
+    run(small("cnn"), tmp_path)
+    run(small("cnn", steps=20), tmp_path)
+    states = [int(p.stem[5:]) for p in (tmp_path / "snapshots").iterdir()]
+    assert max(states) == 20
+
+
+@pytest.mark.parametrize(("decay", "missing"), [("constant", "cooldown"), ("cosine", "stable")])
+def test_a_schedule_without_a_window_skips_what_needs_it_and_says_so(tmp_path, decay, missing):
+    ds = run(small("cnn", decay=decay), tmp_path)
+    assert ds.attrs["status"] == "complete"
+    assert f"no {missing} window" in ds.attrs["notes"]
+    assert ("hessian_top" in ds) == (missing == "stable")
+    assert len(ds["pair"]) == 1
+
+
+def test_without_snapshots_there_are_no_probes(tmp_path):
+    ds = run(small("cnn", snapshots=0), tmp_path)
+    assert "pca_share" not in ds
+    assert ds.attrs["notes"].splitlines() == [f"{name}: skipped, no snapshots were kept" for name in probes.PROBES]
+    assert not (tmp_path / "snapshots").exists()
+
+
+def test_a_failing_probe_does_not_lose_the_run(tmp_path, monkeypatch):
+    def broken(context):
+        assert store.load(tmp_path).attrs["status"] == "complete"  # saved before any probe
+        raise MemoryError("too large")
+
+    monkeypatch.setitem(probes.PROBES, "sharpness", broken)
+    ds = run(small("cnn"), tmp_path)
+    assert "sharpness: failed, MemoryError: too large" in ds.attrs["notes"]
+    assert "pca_share" in ds
+    assert "hessian_top" not in store.load(tmp_path)
+
+
+def test_a_diverging_loss_stops_the_run_and_keeps_its_series(tmp_path):
+    ds = run(small("cnn", lr=1e20), tmp_path)
+    assert ds.attrs["status"] == "diverged"
+    assert ds["diverged"] == 1
+    assert 0 < int(ds["diverged_at"]) == ds.sizes["step"] < 40
+    assert np.isfinite(ds["train_loss"]).all()
+    assert store.load(tmp_path).attrs["status"] == "diverged"
+    assert "final_train_loss" not in ds
+
+
+def test_an_interruption_keeps_what_was_recorded(tmp_path):
+    def stop(done, values):
+        if done == 7:
+            raise KeyboardInterrupt
+
+    ds = run(small("cnn"), tmp_path, stop)
+    assert ds.attrs["status"] == "interrupted"
+    assert ds.sizes["step"] == 7
+    assert store.load(tmp_path).equals(ds)
+
+
+def test_an_interrupted_measurement_keeps_the_run(tmp_path):
+    def stop(line):
+        if "sharpness" in line:
+            raise KeyboardInterrupt
+
+    ds = run(small("cnn"), tmp_path, tell=stop)
+    assert ds.attrs["status"] == "complete"
+    assert "interpolation_loss" in ds
+    assert ds.attrs["notes"] == "measurements: interrupted"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_killed_run_leaves_a_readable_dataset(tmp_path):
+    args = [
+        "real",
+        "run",
+        "--arch",
+        "cnn",
+        "--steps",
+        "100000",
+        "--widths",
+        "2,2,2,2,2",
+        "--out",
+        str(tmp_path),
+        "--name",
+        "k",
+    ]
+    code = f"from riverval.cli import main; main({args!r})"
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, env=env) as process:
+        deadline = time.monotonic() + 60
+        partial = tmp_path / "k" / "run.partial.nc"
+        while time.monotonic() < deadline and process.poll() is None:
+            if partial.exists() and partial.stat().st_size > 60_000:
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    ds = store.load(tmp_path / "k")
+    assert ds.attrs["status"] == "running"
+    assert ds.sizes["step"] > 10
+    assert np.isfinite(ds["train_loss"]).all()
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+def call(capsys, *args):
+    with pytest.raises(SystemExit) as ended:
+        main(["real", "run", *map(str, args)])
+    return ended.value.code or 0, capsys.readouterr()
+
+
+def test_the_command_prints_a_table_and_writes_files(capsys, tmp_path):
+    options = [
+        "--steps",
+        30,
+        "--widths",
+        "2,2,2,2,4",
+        "--snapshots",
+        3,
+        "--hessian-examples",
+        32,
+        "--out",
+        tmp_path,
+        "--name",
+        "r",
+    ]
+    code, printed = call(capsys, "--arch", "cnn", *options)
+    assert code == 0, printed.err
+    for text in (
+        "parameters",
+        "30 updates",
+        "PC1 share, cooldown",
+        "random walk",
+        "top Hessian",
+        "snapshots,",
+        "wrote",
+    ):
+        assert text in printed.out
+    assert {p.name for p in (tmp_path / "r").iterdir()} == {"run.nc", "real.png", "snapshots"}
+    code, printed = call(capsys, "--arch", "cnn", *options)
+    assert code == 2
+    assert "--overwrite" in printed.err
+
+
+def test_a_diverged_run_ends_with_an_error(capsys, tmp_path):
+    code, printed = call(capsys, "--arch", "cnn", "--steps", 30, "--lr", 1e20, "--out", tmp_path)
+    assert code == 1
+    assert "smaller --lr" in printed.err
+    assert (tmp_path / "cnn-wsd" / "run.nc").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--arch", "mlp"], "unknown architecture 'mlp'"),
+        (["--arch", "cnn", "--lr", "0"], "lr (peak learning rate)"),
+        (["--arch", "cnn", "--data", "nowhere.npz"], "nowhere.npz does not exist"),
+        (["--arch", "cnn", "--data", "mnist"], "unknown image data 'mnist'"),
+        (["--arch", "lm", "--data", "nowhere"], "no such file or folder"),
+        (["--arch", "cnn", "--widths", "a,b"], "--widths must be whole numbers"),
+        (["--arch", "cnn", "--device", "cuda"], "--device cuda is not available"),
+        (["--arch", "cnn", "--steps", "10", "--warmup", "10"], "warmup"),
+        (["--arch", "lm", "--size", "big"], "unknown size 'big'"),
+        (["--arch", "cnn", "--name", "a/b"], "plain folder name"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_leaves_nothing(capsys, tmp_path, args, message):
+    if "cuda" in args and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    code, printed = call(capsys, *args, "--out", tmp_path / "runs")
+    assert code == 2
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_package_says_how_to_install_it(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    code, printed = call(capsys, "--arch", "lm", "--steps", 20, "--out", tmp_path)
+    assert code == 1
+    assert "riverval[real]" in printed.err
+
+
+def test_without_torch_the_command_says_how_to_install_it(tmp_path):
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        f"from riverval.cli import main; main(['real', 'run', '--arch', 'cnn', '--out', {str(tmp_path)!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("riverval: training needs torch")
+    assert "riverval[real]" in done.stderr
+
+
+def test_the_number_of_threads_comes_back():
+    before = torch.get_num_threads()
+    with thread_count(2):
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == before
+
+
+def test_a_compiler_that_fails_is_one_clear_message(tmp_path, monkeypatch):
+    def broken(model):
+        def call(*args, **kwargs):
+            raise RuntimeError("no compiler\nand a long trace")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(RivervalError, match=r"does not work here \(no compiler\); leave --compile out"):
+        run(small("cnn", compile=True), tmp_path)
