@@ -141,7 +141,7 @@ def comparison(runs: Sequence[tuple[str, xr.Dataset]]) -> Figure:
         title="Last cooldowns laid over each other",
     )
     if upper.get_lines()[2:]:
-        upper.legend(frameon=False, fontsize=8)
+        upper.legend(frameon=False, fontsize=8, loc="upper right")
     lower.set(xlabel="updates since the start of the cooldown, in lengths of the cooldown", ylabel="lr / peak")
     return figure
 
@@ -210,8 +210,8 @@ def _drawable(values: xr.DataArray) -> FloatArray:
 
 
 def _limit(axis: Axes, values: FloatArray) -> None:
-    """Leave out the first descent of the loss, which would flatten everything after it."""
-    later = values[len(values) // 50 :]
+    """Leave out the first descent of the loss, a tenth of the run, which would flatten everything after it."""
+    later = values[len(values) // 10 :]
     finite = later[np.isfinite(later)]
     if len(finite) and np.ptp(finite) > 0:
         low, high = float(finite.min()), float(finite.max())
@@ -227,7 +227,7 @@ def _training_loss(axis: Axes, ds: xr.Dataset) -> None:
     if "val_loss" in ds:
         axis.plot(ds["eval_step"], ds["val_loss"], color=RED, lw=1.3, marker=".", ms=4, label="held-out loss")
         _river_alone(axis, ds)
-    _limit(axis, np.concatenate([smooth, ds["val_loss"].to_numpy()[1:]] if "val_loss" in ds else [smooth]))
+    _limit(axis, smooth)
     axis.set(xlabel="update t", ylabel="loss (nat)")
     axis.legend(frameon=False, fontsize=8)
 
