@@ -43,6 +43,15 @@ def _measuring(text: str, *flags: str) -> Any:
     return _option(text, *flags, panel="Measurements")
 
 
+def _default(name: str) -> str:
+    """What holds where the user gives none, per architecture: on its small data or size, and on others."""
+    told = []
+    for arch, small, other in (("cnn", "on digits", {"data": ""}), ("lm", "at tiny", {"size": ""})):
+        first, second = (ARCHITECTURES[arch].defaults_for(chosen)[name] for chosen in ({}, other))
+        told.append(f"{arch} {first:g}" + (f" {small}, else {second:g}" if second != first else ""))
+    return "; ".join(told) + "."
+
+
 def _output(text: str, *flags: str) -> Any:
     return _option(text, *flags, panel="How and where")
 
@@ -68,25 +77,34 @@ def run(
     seq: Annotated[int | None, _option("lm: tokens per sequence; 64 for tiny, else 2048.")] = None,
     tokenizer: Annotated[str | None, _option("lm: bytes (default), or bpe trained on the training text.")] = None,
     vocab: Annotated[int | None, _option("lm: tokens of bpe; 4096.")] = None,
-    steps: Annotated[int | None, _training("Updates of the run.")] = None,
-    epochs: Annotated[float | None, _training("cnn: passes over the training data, instead of --steps.")] = None,
-    batch: Annotated[int | None, _training("Images or sequences per update.")] = None,
+    steps: Annotated[int | None, _training("Updates of the run; lm: 600, cnn: see --epochs.")] = None,
+    epochs: Annotated[
+        float | None, _training("cnn: passes over the training data, instead of --steps; 12 on digits, else 5.")
+    ] = None,
+    batch: Annotated[int | None, _training("Images or sequences per update: " + _default("batch"))] = None,
     micro_batch: Annotated[
         int | None, _training("The most of them in one forward pass, where memory is short; same update.")
     ] = None,
-    lr: Annotated[float | None, _training("Peak learning rate.")] = None,
-    weight_decay: Annotated[float | None, _training("AdamW's weight decay; not on norms and biases.")] = None,
+    lr: Annotated[float | None, _training("Peak learning rate: " + _default("lr"))] = None,
+    weight_decay: Annotated[
+        float | None, _training("AdamW's weight decay, not on norms and biases: " + _default("weight_decay"))
+    ] = None,
     betas: Annotated[str | None, _training("AdamW's two decay rates, e.g. 0.9,0.95.")] = None,
     clip: Annotated[float | None, _training("Clip gradients to this norm; lm: 1, cnn: no clipping.")] = None,
     seed: Annotated[int, _training("Of the initial weights and the batches.")] = 0,
-    eval_every: Annotated[int | None, _measuring("Updates between evaluations on held-out data.")] = None,
+    eval_every: Annotated[
+        int | None, _measuring("Updates between evaluations on held-out data: " + _default("eval_every"))
+    ] = None,
     snapshots: Annotated[
         int | None, _measuring("States kept in the stable and in the cooldown window, each; 20. 0 keeps none.")
     ] = None,
     hessian_examples: Annotated[
-        int | None, _measuring("Training images or sequences that define the sharpness.")
+        int | None,
+        _measuring("Training images or sequences that define the sharpness: " + _default("hessian_examples")),
     ] = None,
-    line_examples: Annotated[int | None, _measuring("Training images or sequences of the interpolations.")] = None,
+    line_examples: Annotated[
+        int | None, _measuring("Training images or sequences of the interpolations: " + _default("line_examples"))
+    ] = None,
     device: Annotated[str | None, _output(f"{', '.join(DEVICES)}; auto takes the best.")] = None,
     threads: Annotated[int | None, _output("CPU threads; chosen by the size of the model if not given.")] = None,
     compile_model: Annotated[bool, _output("Compile the model for training (torch.compile).", "--compile")] = False,
@@ -118,18 +136,23 @@ def run(
     # Threads that spin while they wait cost a factor of ten where a core is shared. Read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-    from .run import prepare
+    from .run import INTERRUPTED, prepare
     from .run import run as run_job
     from .summary import announcement, summary_rows
 
     job = prepare(config)
-    folder = store.new_run(out, name, default=f"{arch}-{decay}", overwrite=overwrite)
-    for line in announcement(job):
-        say(line)
-    say(f"writing to {folder}")
-    assert job.config.steps is not None
-    with progress(job.config.steps, "update") as watch:
-        ds = run_job(job, folder, watch, tell=say)
+    folder = store.new_run(out, name, default=f"{arch}-{decay}", source="real", overwrite=overwrite)
+    try:
+        for line in announcement(job):
+            say(line)
+        say(f"writing to {folder}")
+        with progress(job.config.plan.total, "update") as watch:
+            ds = run_job(job, folder, watch, tell=say)
+    except KeyboardInterrupt:
+        complain("interrupted before the first update; nothing was recorded")
+        raise typer.Exit(130) from None
+    finally:
+        store.discard_if_empty(folder)  # as it is where something fails before the first update
 
     from .. import plots
 
@@ -146,6 +169,6 @@ def run(
             f"the loss stopped being finite at state {int(ds['diverged_at'])}; use a smaller --lr or a longer --warmup"
         )
         raise typer.Exit(1)
-    if ds.attrs["status"] == "interrupted":
+    if ds.attrs["status"] == "interrupted" or INTERRUPTED in ds.attrs.get("notes", ""):
         complain("interrupted; what was recorded is kept")
         raise typer.Exit(130)

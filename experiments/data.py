@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,10 +79,15 @@ class Images(Data):
         arrays: x_train (n, height, width, channels), y_train (n,), x_test, y_test.
         batch: images per update.
         seed: of the permutations.
+
+    Raises:
+        InputError: more images per update than there are.
     """
 
     def __init__(self, arrays: dict[str, NDArray[Any]], *, batch: int, seed: int) -> None:
         x, y = arrays["x_train"], arrays["y_train"]
+        if batch > len(x):
+            raise InputError(f"batch must be at most the {len(x)} training images, got {batch}")
         self.sha256 = _digest(arrays)
         self._size, self._seed, self._order = batch, seed, (-1, np.zeros(0, dtype=np.int64))
         self.steps_per_epoch = -(-len(x) // batch)
@@ -216,14 +222,14 @@ def _from_npz(name: str) -> dict[str, NDArray[Any]]:
         )
     try:
         # Opened here: of a broken archive np.load would leave its own file open.
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        with path.open("rb") as raw, zipfile.ZipFile(raw), np.load(raw, allow_pickle=False) as file:
             missing = [key for key in _KEYS if key not in file.files]
             if missing:
                 raise InputError(f"{path} lacks {', '.join(missing)}; it must hold {', '.join(_KEYS)}")
             arrays = {key: file[key] for key in _KEYS}
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} cannot be read as .npz; it may be cut short ({error})") from error
     return _checked(path, arrays)
 
@@ -242,8 +248,8 @@ def _checked(path: Path, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[A
             raise InputError(
                 f"y_{part} in {path} must be {len(x)} whole numbers, one per image, got {y.dtype} of shape {y.shape}"
             )
-        if not len(x):
-            raise InputError(f"x_{part} in {path} holds no images")
+        if not x.size:
+            raise InputError(f"x_{part} in {path} holds no images, its shape is {x.shape}")
         arrays[f"x_{part}"], arrays[f"y_{part}"] = x, y.astype(np.int64)
     if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
         raise InputError(
@@ -252,7 +258,9 @@ def _checked(path: Path, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[A
         )
     known = set(np.unique(arrays["y_train"]).tolist())
     strange = sorted(set(np.unique(arrays["y_test"]).tolist()) - known)
-    if min(known) < 0 or strange:
-        bad = min(known) if min(known) < 0 else strange[0]
+    # More classes than images: not labels of classes, and a layer for so many may not even fit in memory.
+    wrong = [y for y in sorted(known) if not 0 <= y < len(arrays["y_train"])] + strange
+    if wrong:
+        bad = wrong[0]
         raise InputError(f"the labels in {path} must be 0..classes-1 and the same in both parts, got {bad}")
     return arrays

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
+from .._registry import registrar
 from ..errors import RivervalError
 from ..hessian import HessianOperator, LossOnBatches
 from ..landscape import line_losses
@@ -65,14 +66,8 @@ class Context:
             raise Skipped("no window with snapshots")
 
 
-def register(name: str) -> Callable[[Callable[[Context], Values]], Callable[[Context], Values]]:
-    """Put a probe into `PROBES`; a run makes them in this order."""
-
-    def add(probe: Callable[[Context], Values]) -> Callable[[Context], Values]:
-        PROBES[name] = probe
-        return probe
-
-    return add
+# A run makes them in this order.
+register = registrar(PROBES)
 
 
 def measure(context: Context) -> Iterator[xr.Dataset]:

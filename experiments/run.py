@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import xarray as xr
 
 from .. import store
 from .._typing import Progress
-from ..errors import missing_extra
+from ..errors import InputError, RivervalError, StoreError, missing_extra
 from ..provenance import provenance
 from ..recorder import Recorder
 from ..schema import build
@@ -29,9 +30,10 @@ from .probes import Context, measure
 from .seeds import Stream, torch_seed
 from .snapshots import Snapshots, planned_states
 from .text import load_text
-from .train import Outcome, Trainer, evaluate, pick_device, thread_count
+from .train import Outcome, Trainer, evaluate, out_of_memory_told, pick_device, thread_count, usable_cores
 
 LOADERS: dict[str, Callable[[RunConfig], Data]] = {"images": load_images, "text": load_text}
+INTERRUPTED = "measurements: interrupted"  # the note that Ctrl-C leaves on a run that was trained to its end
 FINAL_EXAMPLES = 4  # final training loss of text: on so many times the examples of a validation
 
 
@@ -70,16 +72,19 @@ def prepare(config: RunConfig) -> Job:
         MissingExtraError: a package is missing.
     """
     device = pick_device(config.device)
-    data = LOADERS[config.architecture.data_kind](config)
-    with torch.random.fork_rng(devices=[]):  # initialised on the CPU: the same start on every device
-        torch.manual_seed(torch_seed(config.seed, Stream.MODEL))
-        model = config.architecture.build(config, data.facts)
-    if config.architecture.data_kind == "images":
-        model = model.to(memory_format=torch.channels_last)
-    count = sum(p.numel() for p in model.parameters())
-    known = {"data_sha256": data.sha256, "parameters": count, "facts": {**data.facts, "device": str(device)}}
-    planned = config.planned(steps_per_epoch=data.steps_per_epoch, **known)
-    return Job(planned, data.to(device), model.to(device))
+    if (config.threads or 1) > usable_cores():
+        raise InputError(f"threads must be at most the {usable_cores()} cores of this process, got {config.threads}")
+    with out_of_memory_told():
+        data = LOADERS[config.architecture.data_kind](config)
+        with torch.random.fork_rng(devices=[]):  # initialised on the CPU: the same start on every device
+            torch.manual_seed(torch_seed(config.seed, Stream.MODEL))
+            model = config.architecture.build(config, data.facts)
+        if config.architecture.data_kind == "images":
+            model = model.to(memory_format=torch.channels_last)
+        count = sum(p.numel() for p in model.parameters())
+        known = {"data_sha256": data.sha256, "parameters": count, "facts": {**data.facts, "device": str(device)}}
+        planned = config.planned(steps_per_epoch=data.steps_per_epoch, **known)
+        return Job(planned, data.to(device), model.to(device))
 
 
 def run(
@@ -105,35 +110,86 @@ def run(
         The saved dataset; attribute `notes` says which measurements were skipped or failed, and why.
 
     Raises:
-        As `prepare`; StoreError if something cannot be written.
+        As `prepare`; StoreError if something cannot be written, RivervalError if memory runs out: what was recorded
+        until then is saved as an interrupted run wherever there is room for it.
+        KeyboardInterrupt: Ctrl-C before the first update.
     """
     folder = Path(folder)
     with thread_count(config.threads if isinstance(config, RunConfig) else config.config.threads):
         job = prepare(config) if isinstance(config, RunConfig) else config
         snapshots = Snapshots(folder / "snapshots", job.states)
-        snapshots.clear()
-        with Recorder(folder / store.PARTIAL_FILE, _attrs(job, "running"), "real") as recorder:
-            outcome = Trainer(job.config, job.model, job.data, recorder, snapshots).train(progress or _silent)
-            ds = _finished(job, recorder.dataset(), outcome)
-            store.save(ds, folder / store.RUN_FILE, overwrite=True)
-            recorder.remove()
-        if outcome.status == "complete":
+        with out_of_memory_told():
+            trainer = Trainer(job.config, job.model, job.data, snapshots)
+        ds = _trained(job, trainer, folder, progress or _silent)
+        if ds.attrs["status"] == "complete":
             ds = _probed(job, ds, snapshots, tell or _mute)
             store.save(ds, folder / store.RUN_FILE, overwrite=True)
     return ds
 
 
+def _trained(job: Job, trainer: Trainer, folder: Path, progress: Progress) -> xr.Dataset:
+    """Train and save. Whatever ends it early, the records are kept; a run without any leaves no file."""
+    mirror = folder / store.PARTIAL_FILE
+    try:
+        recorder = Recorder(mirror, _attrs(job, "running"), "real")
+    except StoreError:
+        mirror.unlink(missing_ok=True)
+        raise
+    trainer.snapshots.clear()
+    try:
+        with out_of_memory_told():
+            outcome = trainer.train(recorder, progress)
+            recorder.flush()
+            ds = _finished(job, recorder.dataset(), outcome)
+        if outcome.status == "interrupted" and "step" not in ds.dims:
+            recorder.remove()
+            raise KeyboardInterrupt
+        store.save(ds, folder / store.RUN_FILE, overwrite=True)
+        recorder.remove()
+    except RivervalError as error:
+        raise type(error)(f"{error}; {_rescued(job, recorder, folder)}") from error
+    return ds
+
+
+def _rescued(job: Job, recorder: Recorder, folder: Path) -> str:
+    """Save the records of a run that cannot go on; says what became of them."""
+    mirror, target = folder / store.PARTIAL_FILE, folder / store.RUN_FILE
+    if "step" not in recorder.records:
+        mirror.unlink(missing_ok=True)
+        return "nothing was recorded"
+    ds = _finished(job, recorder.dataset(), Outcome("interrupted"))
+    for _ in range(2):
+        try:
+            store.save(ds, target, overwrite=True)
+        except StoreError:
+            with contextlib.suppress(StoreError):
+                store.load(mirror)
+                return f"what was recorded is kept in {mirror}"
+            mirror.unlink(missing_ok=True)  # spoilt by a write that failed, and in the way of the next attempt
+        else:
+            mirror.unlink(missing_ok=True)
+            return f"what was recorded is kept in {target}"
+    return "what was recorded could not be kept"
+
+
 def _finished(job: Job, series: xr.Dataset, outcome: Outcome) -> xr.Dataset:
     """The recorded series with how the run ended."""
-    values: dict[str, Any] = {"diverged": int(outcome.status == "diverged"), "diverged_at": outcome.diverged_at}
-    if outcome.status == "complete":
-        config = job.config
-        examples = None if config.architecture.data_kind == "images" else FINAL_EXAMPLES * config.eval_examples
-        loss, accuracy = evaluate(config.architecture, job.model, job.data.fixed("train", examples))
-        values["final_train_loss"] = loss
-        if accuracy is not None:
-            values["final_train_accuracy"] = accuracy
-    return _joined(series, build(values, {}, "real")).assign_attrs(_attrs(job, outcome.status))
+    values: dict[str, Any] = {}
+    status = outcome.status
+    if status == "complete":
+        try:
+            values = _final_losses(job)
+        except KeyboardInterrupt:
+            status = "interrupted"
+    values |= {"diverged": int(status == "diverged"), "diverged_at": outcome.diverged_at}
+    return _joined(series, build(values, {}, "real")).assign_attrs(_attrs(job, status))
+
+
+def _final_losses(job: Job) -> dict[str, Any]:
+    config = job.config
+    examples = None if config.architecture.data_kind == "images" else FINAL_EXAMPLES * config.eval_examples
+    loss, accuracy = evaluate(config.architecture, job.model, job.data.fixed("train", examples))
+    return {"final_train_loss": loss} | ({} if accuracy is None else {"final_train_accuracy": accuracy})
 
 
 def _probed(job: Job, ds: xr.Dataset, snapshots: Snapshots, tell: Callable[[str], None]) -> xr.Dataset:
@@ -142,7 +198,7 @@ def _probed(job: Job, ds: xr.Dataset, snapshots: Snapshots, tell: Callable[[str]
         for part in measure(context):
             ds = _joined(ds, part)
     except KeyboardInterrupt:
-        context.notes.append("measurements: interrupted")
+        context.notes.append(INTERRUPTED)
     return validate_dataset(ds.assign_attrs(notes="\n".join(context.notes)))
 
 

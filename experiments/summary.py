@@ -62,8 +62,9 @@ def _segments(ds: xr.Dataset) -> Iterator[Row]:
         return
     for pair in ds["pair"].to_numpy():
         line = ds["interpolation_loss"].sel(pair=pair).to_numpy()
-        ends = float(line[0] + line[-1]) / 2
-        yield f"{pair} segment: ends minus middle", number(ends - float(line[len(line) // 2])), "> 0 in any convex bowl"
+        middle = float(np.interp(0.5, ds["alpha"], line))
+        dip = float(line[0] + line[-1]) / 2 - middle
+        yield f"{pair} segment: ends minus middle", number(dip), "> 0 in any convex bowl"
         if pair == "cooldown":
             rise = float(max(np.diff(line).max(), 0.0))
             yield "cooldown segment: largest step up", number(rise), "0 if the descent is monotone"

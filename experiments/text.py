@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sysconfig
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from .config import RunConfig
 
 SEPARATOR = "<|endoftext|>"  # between documents in one file, and the separator token's name
-_SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
+# `encodings` is mostly generated tables, each a near copy of another: held-out ones would not be unseen.
+_SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings"}
 _HELD_OUT = 20  # every 20th document is for validation, or the last 20th of one document
 
 
@@ -122,7 +125,7 @@ def _stdlib() -> list[bytes]:
     """The sources of the running Python's standard library, without tests: some 10 MB that every machine has."""
     root = Path(sysconfig.get_paths()["stdlib"])
     files = sorted(p for p in root.rglob("*.py") if not _SKIPPED & set(p.relative_to(root).parts[:-1]))
-    documents = [found for p in files if (found := p.read_bytes())]
+    documents = list(dict.fromkeys(found for p in files if (found := p.read_bytes())))  # no copy on both sides
     if not documents:
         raise RivervalError(
             f"this Python has no library sources in {root}; give --data a text file or a folder of them"
@@ -135,8 +138,8 @@ TEXT_SOURCES: dict[str, Callable[[], list[bytes]]] = {"stdlib": _stdlib}
 
 def _from_path(name: str) -> list[bytes]:
     path = Path(name).expanduser()
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not any(q.startswith(".") for q in p.parts[-1:]))
+    if name and path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
     elif path.is_file():
         files = [path]
     else:
@@ -147,6 +150,10 @@ def _from_path(name: str) -> list[bytes]:
     if not documents:
         raise InputError(f"{path} holds no text")
     return documents
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _read(path: Path) -> list[bytes]:
@@ -182,9 +189,8 @@ def bpe_tokens(
     folder = cache_folder() / "bpe"
     ids = folder / f"{key}-{vocab}.npz"
     tokenizer = bpe_tokenizer(train, vocab=vocab)
-    if ids.exists():
-        with np.load(ids, allow_pickle=False) as file:
-            return file["train"], file["val"]
+    if (cached := _cached(ids)) is not None:
+        return cached
     separator = np.array([tokenizer.token_to_id(SEPARATOR)], dtype=np.int32)
 
     def encode(documents: Sequence[bytes]) -> NDArray[np.int32]:
@@ -205,6 +211,15 @@ def bpe_tokens(
     return tokens
 
 
+def _cached(ids: Path) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
+    """The tokens in a file of the cache; None if it is absent or spoilt, so that it is made anew."""
+    try:
+        with ids.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return file["train"], file["val"]
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
+        return None
+
+
 def bpe_tokenizer(train: Sequence[bytes], *, vocab: int) -> Any:
     """A byte-level BPE `tokenizers.Tokenizer` of `vocab` tokens trained on `train`, from the cache if it is there.
 
@@ -218,7 +233,14 @@ def bpe_tokenizer(train: Sequence[bytes], *, vocab: int) -> Any:
     key = hashlib.sha256(b"\0".join(train)).hexdigest()[:24]
     path = cache_folder() / "bpe" / f"{key}-{vocab}.json"
     if path.exists():
-        return Tokenizer.from_file(str(path))
+        with contextlib.suppress(Exception):  # the only class it has for a spoilt file, which is made anew
+            return Tokenizer.from_file(str(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # first: training takes minutes on a large text
+    except OSError as error:
+        raise RivervalError(
+            f"cannot make the cache folder {path.parent}: {error.strerror}; set RIVERVAL_CACHE to a writable one"
+        ) from error
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -229,11 +251,5 @@ def bpe_tokenizer(train: Sequence[bytes], *, vocab: int) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator((d.decode("utf-8", "replace") for d in train), trainer)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RivervalError(
-            f"cannot make the cache folder {path.parent}: {error.strerror}; set RIVERVAL_CACHE to a writable one"
-        ) from error
     write_aside(path, lambda part: tokenizer.save(str(part)))
     return tokenizer

@@ -6,6 +6,7 @@ Update t = 0..T-1 uses lr[t] and takes state t to state t + 1 (the convention of
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -52,12 +53,31 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def out_of_memory_told() -> Iterator[None]:
+    """Turn torch's several ways to run out of memory into one error that says what to do."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RivervalError) or not (isinstance(error, MemoryError) or _is_memory(str(error))):
+            raise
+        raise RivervalError("not enough memory; use a smaller --batch, --micro-batch or model") from error
+
+
+def _is_memory(text: str) -> bool:
+    return any(sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory", "overflowed"))
+
+
 @contextlib.contextmanager
 def thread_count(threads: int | None) -> Iterator[None]:
     """So many torch threads within the block (None: the cores this process may use, at most 8), then as before."""
     before = torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(threads or min(before, cores, MOST_THREADS))
+    torch.set_num_threads(threads or min(before, usable_cores(), MOST_THREADS))
     try:
         yield
     finally:
@@ -95,15 +115,14 @@ class Trainer:
         config: a planned config.
         model: on its device; changed in place.
         data: on the same device.
-        recorder: gets the axes `step` and `eval_step`.
         snapshots: offered every state.
+
+    Raises:
+        RivervalError: the model cannot be compiled.
     """
 
-    def __init__(
-        self, config: RunConfig, model: nn.Module, data: Data, recorder: Recorder, snapshots: Snapshots
-    ) -> None:  # fmt: skip
-        self.config, self.model, self.data = config, model, data
-        self.recorder, self.snapshots = recorder, snapshots
+    def __init__(self, config: RunConfig, model: nn.Module, data: Data, snapshots: Snapshots) -> None:
+        self.config, self.model, self.data, self.snapshots = config, model, data, snapshots
         self.architecture = config.architecture
         self.schedule = config.plan
         self.optimizer = make_optimizer(model, config)
@@ -114,39 +133,43 @@ class Trainer:
         # bfloat16 where the hardware has it; losses and norms stay in float32.
         cuda = self.params[0].device.type == "cuda"
         self.autocast: Any = torch.autocast("cuda", torch.bfloat16) if cuda else contextlib.nullcontext()
-        with self.autocast:
-            self.forward = _compiled(self.architecture, model, data.batch(0)) if config.compile else model
+        self.forward = self._compiled() if config.compile else model
 
-    def train(self, progress: Progress) -> Outcome:
-        """All updates. Ctrl-C and a loss that is not finite end the run early, with its records kept."""
+    def train(self, recorder: Recorder, progress: Progress) -> Outcome:
+        """All updates. Ctrl-C and a loss that is not finite end the run early, with its records kept.
+
+        Args:
+            recorder: gets the axes `step` and `eval_step`.
+            progress: called after each update.
+        """
         try:
-            return self._updates(progress)
+            return self._updates(recorder, progress)
         except KeyboardInterrupt:
             return Outcome("interrupted")
 
-    def _updates(self, progress: Progress) -> Outcome:
+    def _updates(self, recorder: Recorder, progress: Progress) -> Outcome:
         rates, phases = self.schedule.values().tolist(), self.schedule.phases().tolist()
         self.model.train()
         for t, (lr, phase) in enumerate(zip(rates, phases, strict=True)):
-            self._at_state(t)
+            self._at_state(t, recorder)
             loss, grad_norm, update_norm, param_norm = self._update(t, lr)
             if not math.isfinite(loss):
                 return Outcome("diverged", t)
-            self.recorder.append(
+            recorder.append(
                 "step", step=t, lr=lr, phase=phase, train_loss=loss, grad_norm=grad_norm, update_norm=update_norm,
                 param_norm=param_norm,
             )  # fmt: skip
             progress(t + 1, {"loss": loss, "lr": lr})
-        return Outcome("complete") if self._at_state(len(rates)) else Outcome("diverged", len(rates))
+        return Outcome("complete") if self._at_state(len(rates), recorder) else Outcome("diverged", len(rates))
 
-    def _at_state(self, t: int) -> bool:
+    def _at_state(self, t: int, recorder: Recorder) -> bool:
         """Snapshot and evaluation of state t; False if the evaluated loss is not finite."""
         self.snapshots.offer(t, self.model)
         if t not in self.evaluated:
             return True
         loss, accuracy = evaluate(self.architecture, self.model, self.validation)
         known = {} if accuracy is None else {"val_accuracy": accuracy}
-        self.recorder.append("eval_step", eval_step=t, val_loss=loss, **known)
+        recorder.append("eval_step", eval_step=t, val_loss=loss, **known)
         return math.isfinite(loss)
 
     def _update(self, t: int, lr: float) -> list[float]:
@@ -179,6 +202,22 @@ class Trainer:
             total += share * loss.detach().float()
         return total
 
+    def _compiled(self) -> nn.Module:
+        """The compiled model, after one trial: what the compiler lacks shows only when it is first used."""
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that no CUDA is there is no news
+        x, y = self.data.batch(0)
+        size = self.config.micro_batch or len(x)
+        try:
+            compiled: nn.Module = torch.compile(self.model)  # type: ignore[assignment]
+            with self.autocast:
+                loss = self.architecture.loss(compiled, (x[:size], y[:size]))
+            loss.backward()
+        except Exception as error:  # of the many layers of a compiler, each has its own
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise RivervalError(f"torch.compile does not work here ({reason[0]}); leave --compile out") from error
+        self.model.zero_grad(set_to_none=True)
+        return compiled
+
 
 def evaluation_states(schedule: Schedule, every: int) -> frozenset[int]:
     """States 0, every, 2 every, ..., the ends of the watched windows, and T."""
@@ -188,15 +227,3 @@ def evaluation_states(schedule: Schedule, every: int) -> frozenset[int]:
 
 def _norm(tensors: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
-
-
-def _compiled(architecture: Architecture, model: nn.Module, batch: Batch) -> nn.Module:
-    """The compiled model, after one trial: what the compiler lacks shows only when it is first used."""
-    try:
-        compiled: nn.Module = torch.compile(model)  # type: ignore[assignment]
-        architecture.loss(compiled, batch).backward()
-    except Exception as error:  # of the many layers of a compiler, each has its own
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise RivervalError(f"torch.compile does not work here ({reason[0]}); leave --compile out") from error
-    model.zero_grad(set_to_none=True)
-    return compiled

@@ -13,6 +13,9 @@ from .errors import InputError
 
 T = TypeVar("T")
 
+MOST_STEPS = 10**9
+"""Updates of the longest run: the rates of one beyond it would take more than 8 GB."""
+
 
 def suggest(name: object, allowed: Iterable[str]) -> str:
     """' Did you mean ...?' for the nearest allowed name, or nothing where none is near."""
@@ -100,6 +103,18 @@ def check_int(name: str, value: Any, *, low: int = 0, high: int | None = None, w
     number = int(value)
     if number < low or (high is not None and number > high):
         raise InputError(f"{described} must be a whole number {rule}, got {value!r}")
+    return number
+
+
+def check_steps(name: str, value: Any, *, low: int = 0, what: str = "updates") -> int:
+    """A number of updates: whole, from `low` to `MOST_STEPS`; returns it as int.
+
+    Raises:
+        InputError: not a whole number, or outside the range (the message states the side that was left).
+    """
+    number = check_int(name, value, low=low, what=what)
+    if number > MOST_STEPS:
+        raise InputError(f"{name} ({what}) must be a whole number from {low} to {MOST_STEPS}, got {value!r}")
     return number
 
 

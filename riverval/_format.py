@@ -6,11 +6,13 @@ import math
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A number for a table: `digits` significant ones, no exponent where it can be helped.
+    """A number for a table: `digits` significant ones, and no exponent below a billion.
 
-    >>> number(0.123456), number(0.0), number(-0.0)
-    ('0.1235', '0', '0')
+    >>> number(0.123456), number(0.0), number(-0.0), number(47240.1), number(3e-7)
+    ('0.1235', '0', '0', '47240', '3e-07')
     """
+    if 10**digits <= abs(value) < 1e9:
+        return f"{value:.0f}"
     return f"{value:.{digits}g}" if value else "0"
 
 

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ._checks import check_int, check_number, make_plain, unknown
+from ._checks import MOST_STEPS, check_int, check_number, check_steps, make_plain, unknown
 from ._typing import ArrayLike, FloatArray, IntArray, NDArray
 from .errors import InputError
-from .segments import PHASES, Cooldown, Ramp, Segment
+from .segments import PHASES, Cooldown, Ramp, Segment, windows_of
 from .shapes import Linear, Shape
 
 
@@ -30,12 +29,13 @@ class Schedule:
     peak_lr: float
 
     def __post_init__(self) -> None:
-        check_number("peak_lr", self.peak_lr, low=0.0, open_low=True)
+        check_number("peak_lr", self.peak_lr, low=0.0, open_low=True, what="peak learning rate, --lr")
         self._check()
         make_plain(self)
         # Set once, here: the fields are frozen, so what follows from them is too. Not a field: equality ignores it.
         object.__setattr__(self, "_segments", tuple(s for s in self._build() if s.steps))
         object.__setattr__(self, "_edges", np.cumsum([0] + [s.steps for s in self.segments]))
+        _check_total(self.total)
 
     def _check(self) -> None:
         """Validate the fields of the subclass."""
@@ -71,19 +71,26 @@ class Schedule:
         """
         steps = self._check_steps(step)
         t = steps.ravel()
-        out = np.empty(t.shape)
-        if np.all(t[1:] >= t[:-1]):  # in order, the usual case: one slice per segment
-            bounds = np.searchsorted(t, self.edges)
-            spans: list[Any] = [slice(a, b) for a, b in pairwise(bounds)]
+        if len(self.segments) == 1 or np.all(t[1:] >= t[:-1]):  # the usual case: already segment by segment
+            factors = self._by_segment(t, np.searchsorted(t, self.edges))
         else:
             which = np.searchsorted(self.edges, t, side="right") - 1
-            spans = [which == k for k in range(len(self.segments))]
-        for segment, first, span in zip(self.segments, self.edges, spans, strict=False):
-            if (n := t[span] - first).size:
-                out[span] = segment.factor(n.astype(np.float64))
-        return self.peak_lr * out.reshape(steps.shape)
+            bounds = np.cumsum(np.bincount(which + 1, minlength=len(self.edges)))
+            # A stable sort of numbers of up to 16 bits is a radix sort, many times cheaper than to sort the steps.
+            order = np.argsort(which.astype(np.min_scalar_type(len(self.segments))), kind="stable")
+            factors = np.empty(t.shape)
+            factors[order] = self._by_segment(t[order], bounds)
+        return self.peak_lr * factors.reshape(steps.shape)
 
     __call__ = lr
+
+    def _by_segment(self, t: IntArray, bounds: IntArray) -> FloatArray:
+        """Factors of steps of which t[bounds[k] : bounds[k + 1]] lie in segment k, in any order within it."""
+        out = np.empty(t.shape)
+        for k in np.flatnonzero(bounds[1:] > bounds[:-1]).tolist():
+            span = slice(bounds[k], bounds[k + 1])
+            out[span] = self.segments[k].factor((t[span] - self.edges[k]).astype(np.float64))
+        return out
 
     def values(self) -> FloatArray:
         """The whole run: lr[0..T-1], shape (T,)."""
@@ -114,9 +121,8 @@ class Schedule:
         """Half-open step ranges [start, stop) of each unbroken stretch of a phase, in order."""
         if phase not in PHASES:
             raise unknown("phase", phase, PHASES)
-        mask = np.concatenate([[False], self.phases() == PHASES.index(phase), [False]])
-        edges = np.flatnonzero(mask[1:] != mask[:-1]).reshape(-1, 2)
-        return [(int(a), int(b)) for a, b in edges]
+        found = windows_of([s.phase for s in self.segments], PHASES.index(phase))  # in segments: no array of updates
+        return [(int(self.edges[a]), int(self.edges[b])) for a, b in found]
 
     # --- algebra -----------------------------------------------------------------------------------------------------
     def scale(self, factor: float) -> Joined:
@@ -131,7 +137,8 @@ class Schedule:
 
     def repeat(self, times: int) -> Joined:
         """This schedule, `times` times over."""
-        return Joined(peak_lr=self.peak_lr, parts=self.segments * check_int("times", times, low=1))
+        _check_total(self.total * check_int("times", times, low=1))  # before the parts are made
+        return Joined(peak_lr=self.peak_lr, parts=self.segments * int(times))
 
     def truncate(self, steps: int) -> Joined:
         """The first `steps` updates, unchanged (phases keep the lengths they were planned with)."""
@@ -147,11 +154,11 @@ class Schedule:
 
         Args:
             at: first update of the cooldown, in 1..T-1.
-            steps: its length, at least 1.
+            steps: its length, at least 2: the first update still has the full rate.
             shape: decay shape; linear to zero if None.
         """
         check_int("at", at, low=1, high=self.total - 1, what="the step at which the cooldown branches off")
-        check_int("steps", steps, low=1, what="of the cooldown")
+        check_steps("steps", steps, low=2, what="of the cooldown, whose first update still has the full rate")
         level = float(self.lr(at)) / self.peak_lr
         tail = Cooldown(steps=steps, level=level, shape=shape or Linear())
         return Joined(peak_lr=self.peak_lr, parts=(*self.truncate(at).segments, tail))
@@ -175,6 +182,11 @@ class Schedule:
         return t.astype(np.int64)
 
 
+def _check_total(total: int) -> None:
+    if total > MOST_STEPS:
+        raise InputError(f"a run has at most {MOST_STEPS} updates, got {total}; use fewer or shorter parts")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Joined(Schedule):
     """A schedule given by its segments: what the algebra returns."""
@@ -193,7 +205,7 @@ class Joined(Schedule):
         return {"name": "joined", "peak_lr": self.peak_lr, "parts": [s.to_dict() for s in self.parts]}
 
     def describe(self) -> str:
-        return " + ".join(f"{PHASES[s.phase]} {s.steps}" for s in self.segments)
+        return " + ".join(s.describe() for s in self.segments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,21 +218,30 @@ class NamedSchedule(Schedule):
     warmup: int = 0
 
     def _check(self) -> None:
-        check_int("steps", self.steps, low=1, what="updates of the run")
+        check_steps("steps", self.steps, low=1, what="updates of the run")
         check_int("warmup", self.warmup, low=0, what="updates")
         if self.warmup >= self.steps:
             raise InputError(f"warmup must be shorter than the run of {self.steps} updates, got {self.warmup}")
 
     def _cooldown_steps(self, fraction: float, of: int) -> int:
-        """Round a fraction of `of` updates to whole ones, at least one."""
+        """Round a fraction of `of` updates to whole ones, at least two."""
         check_number("cooldown", fraction, low=0.0, high=1.0, open_low=True, what="a fraction")
         steps = round(fraction * of)
-        if steps < 1:
+        if steps < 2:
+            told = "is 1 update, which would still have the full rate" if steps else "is shorter than one update"
             raise InputError(
-                f"a cooldown of {fraction:g} of {of} updates is shorter than one update; "
-                f"use a larger fraction or a longer run"
+                f"a cooldown of {fraction:g} of {of} updates {told}; use a larger fraction or a longer run"
             )
         return steps
+
+    def _decay(self, shape: Shape) -> Cooldown:
+        """All of the run after the warmup as one decay, of at least two updates."""
+        if self.steps - self.warmup < 2:
+            raise InputError(
+                f"{self.name} of steps={self.steps} and warmup={self.warmup} would decay over 1 update, which would "
+                f"still have the full rate; use a longer run or a shorter warmup"
+            )
+        return Cooldown(steps=self.steps - self.warmup, shape=shape)
 
     def _warm(self) -> Ramp:
         return Ramp(steps=self.warmup, length=max(self.warmup, 1))
@@ -233,10 +254,12 @@ class NamedSchedule(Schedule):
         return out
 
     def describe(self) -> str:
-        skip = ("name", "peak_lr", "steps")
-        rest = {k: v for k, v in self.to_dict().items() if k not in skip}
-        shape = rest.pop("shape", None)
-        told = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in rest.items() if v]
-        if shape:
-            told.insert(0, f"{shape.pop('name')} to {shape.pop('floor'):g}")
+        choices = self._choices()
+        shape = choices.pop("shape", None)
+        told = [shape.describe()] if shape else []
+        told += [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in choices.items() if v]
         return f"{self.name} ({', '.join(told)})" if told else self.name
+
+    def _choices(self) -> dict[str, Any]:
+        """The fields that `describe` tells; a subclass that derives one puts the derived value here."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("peak_lr", "steps")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -71,13 +72,33 @@ def root(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit code 0: done; 1: failed; 2: wrong usage; 130: interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    before, sys.argv = sys.argv, ["riverval", *words]  # what a dataset records as the command that made it
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without ± shall not cost the table
     try:
-        app(args=list(sys.argv[1:] if argv is None else argv), prog_name="riverval")
-    except RivervalError as error:
-        from .console import complain
+        app(args=words, prog_name="riverval")
+    except BrokenPipeError:
+        raise  # typer's own business: the reader of a pipe has gone
+    except (RivervalError, OSError, MemoryError) as error:
+        _fail(error)
+    finally:
+        sys.argv = before
 
+
+def _fail(error: Exception) -> None:
+    """One line on standard error, then the exit code."""
+    from .console import complain
+
+    if isinstance(error, RivervalError):
         complain(str(error))
         raise SystemExit(error.exit_code) from None
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        complain(f"{place}{error.strerror or error}")
+    else:
+        complain(f"not enough memory: {error or 'use fewer steps or replicates'}")
+    raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ from .schedules import PHASES, make_schedule
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
-schedule_app = typer.Typer(no_args_is_help=True, context_settings=_CONTEXT, rich_markup_mode="rich")
+schedule_app = typer.Typer(
+    no_args_is_help=True, context_settings=_CONTEXT, rich_markup_mode="rich", add_completion=False
+)
 show_app = typer.Typer(context_settings=_CONTEXT, rich_markup_mode="rich", add_completion=False)
 compare_app = typer.Typer(context_settings=_CONTEXT, rich_markup_mode="rich", add_completion=False)
 demo_app = typer.Typer(context_settings=_CONTEXT, rich_markup_mode="rich", add_completion=False)
@@ -28,7 +30,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that
 
 @schedule_app.callback()
 def schedule() -> None:
-    """Print, plot and export learning-rate schedules."""
+    """Print, plot and export learning-rate schedules.
+
+    Example: riverval schedule show --decay wsd-s --steps 1000
+    """
 
 
 @schedule_app.command("show", epilog="Example: riverval schedule show --decay wsd-s --steps 1000 --plot wsd-s.png")
@@ -47,8 +52,7 @@ def schedule_show(
     if steps is None and "budgets" not in options:
         steps = 1000
     plan = make_schedule(decay, peak_lr=lr, steps=steps, **options)
-    for path in filter(None, (csv, plot)):
-        _refuse_existing(path, overwrite)
+    _check_outputs(csv, plot, overwrite)
     say(f"{plan.describe()}: {plan.total} updates, peak {lr:g}")
     rates = plan.values()
     rows = []
@@ -119,14 +123,23 @@ def compare(
     from .report import write_report
 
     _refuse_existing(out, overwrite)
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--out names the page to write, which ends in .html, got {out}")
     runs = labelled(paths)
     say(f"wrote {write_report(runs, out, overwrite=overwrite)}")
 
 
 def labelled(paths: list[Path]) -> list[tuple[str, xr.Dataset]]:
-    """Load datasets and name each by its run folder or file, numbered where two would be the same."""
+    """Load datasets and name each by its run folder or file, numbered where two would be the same.
+
+    Folders without a run are passed over, so that ``runs/*`` will do; but not all of them can be.
+    """
     runs: list[tuple[str, xr.Dataset]] = []
+    found = [path for path in paths if not path.is_dir() or store.holds_run(path)]
     for path in paths:
+        if path not in found and found:
+            say(f"passed over {path}, which holds no {store.RUN_FILE}")
+    for path in found or paths:
         ds = store.load(path)
         file = store.resolve(path).resolve()
         name = file.parent.name if file.name in (store.RUN_FILE, store.PARTIAL_FILE) else file.stem
@@ -143,7 +156,7 @@ def demo(
 ) -> None:
     """Simulate a river valley, train a small CNN and a small language model under WSD, and compare the three.
 
-    Takes a few minutes on two cores. Without the extra [bold]real[/bold] only the toy is run, and the page says so.
+    Takes a few minutes on two cores. Without the extra [bold]real[/bold] only the toy is run, and the command says so.
     """
     from .demo import run_demo
 
@@ -151,8 +164,21 @@ def demo(
     say(f"open {page} in a browser")
 
 
+def _check_outputs(csv: Path | None, plot: Path | None, overwrite: bool) -> None:
+    for path in filter(None, (csv, plot)):
+        _refuse_existing(path, overwrite)
+    if csv and plot and csv.resolve() == plot.resolve():
+        raise InputError(f"--csv and --plot both name {csv}; give them different files")
+    if plot:
+        from . import plots
+
+        plots.picture_format(plot)
+
+
 def _refuse_existing(path: Path, overwrite: bool) -> None:
     """Before any work: an output that would be refused at the end should not cost the work first."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the name of a file to write")
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists; choose another path, or replace it with --overwrite")
     if not path.parent.is_dir():

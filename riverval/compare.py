@@ -8,46 +8,59 @@ gains beyond is hill."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import xarray as xr
+from scipy.special import ndtr, stdtrit
 
 from ._typing import FloatArray, IntArray
-from .segments import Phase
+from .segments import Phase, windows_of
 
 Z_LIMIT = 4.0
-"""Verdicts are given at this many standard errors, fixed beforehand."""
+"""Verdicts are given beyond this many standard errors, or where Student's t has the same tail; fixed beforehand."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One diagnostic of one run beside what it is held against; errors are one standard error, nan where unknown."""
+    """One diagnostic of one run beside what it is held against.
+
+    `error` and `against_error` are one standard error of each side, `difference_error` that of value - against (the
+    two are not independent where they come from the same replicates); nan where unknown. `freedom` is the number of
+    degrees of freedom behind `difference_error`, infinite where it is known exactly.
+    """
 
     diagnostic: str
     value: float
-    error: float
     against: float
-    against_error: float
     reference: str
     kind: Literal["theory", "null"]
+    error: float = math.nan
+    against_error: float = math.nan
+    difference_error: float = math.nan
+    freedom: float = math.inf
 
     @property
     def z(self) -> float:
-        """(value - against) in standard errors; nan where neither side has one."""
-        errors = [e for e in (self.error, self.against_error) if np.isfinite(e)]
-        spread = float(np.hypot.reduce(errors)) if errors else 0.0
-        return (self.value - self.against) / spread if spread > 0 else float("nan")
+        """(value - against) in standard errors; nan where their size is not known."""
+        return (self.value - self.against) / self.difference_error if self.difference_error > 0 else math.nan
+
+    @property
+    def limit(self) -> float:
+        """Size of z beyond which a verdict is given: Student's t at the tail that `Z_LIMIT` has in the normal law."""
+        return float(stdtrit(self.freedom, ndtr(Z_LIMIT))) if math.isfinite(self.freedom) else Z_LIMIT
 
     @property
     def verdict(self) -> str:
-        """Agreement for a theory, standing out for a null, 'no error bar' where nothing can be said; in words."""
-        if not np.isfinite(self.z):
+        """Agreement with a theory, the side of a null, or 'no error bar' where nothing can be said; in words."""
+        if not math.isfinite(self.z):
             return "no error bar"
+        within = abs(self.z) <= self.limit
         if self.kind == "theory":
-            return "agrees" if abs(self.z) <= Z_LIMIT else "disagrees"
-        return "beyond the null" if abs(self.z) > Z_LIMIT else "within the null"
+            return "agrees" if within else "disagrees"
+        return "within the null" if within else "above the null" if self.z > 0 else "below the null"
 
 
 @dataclass(frozen=True)
@@ -84,11 +97,8 @@ def _losses(ds: xr.Dataset) -> FloatArray | None:
 
 def last_window(ds: xr.Dataset, phase: Phase) -> tuple[int, int] | None:
     """Updates [start, stop) of the last unbroken stretch of a phase, from the dataset's own `phase`; None without."""
-    if "phase" not in ds.coords:
-        return None
-    mask = np.concatenate([[False], ds["phase"].to_numpy() == phase, [False]])
-    edges = np.flatnonzero(mask[1:] != mask[:-1])
-    return (int(edges[-2]), int(edges[-1])) if len(edges) else None
+    found = windows_of(ds["phase"].to_numpy(), phase) if "phase" in ds.coords else []
+    return found[-1] if found else None
 
 
 def cooldown_axis(ds: xr.Dataset, state: IntArray) -> FloatArray | None:
@@ -107,7 +117,10 @@ def intrinsic_time(ds: xr.Dataset) -> FloatArray:
 
 @dataclass(frozen=True)
 class CooldownGain:
-    """Loss at the start of the last cooldown minus loss at its end, beside what the river alone would give."""
+    """Loss at the start of the last cooldown minus loss at its end, beside what the river alone would give.
+
+    `hill` is gain - river. Errors are standard errors of the means over `replicates`, nan for a single run.
+    """
 
     start: float
     end: float
@@ -115,15 +128,18 @@ class CooldownGain:
     gain_error: float
     river: float
     river_error: float
+    hill: float
+    hill_error: float
+    replicates: int
 
 
 def cooldown_gain(ds: xr.Dataset) -> CooldownGain | None:
     """Gain of the last cooldown and its null; None without a stable phase before it that has at least 4 states.
 
     A line L = a + b S is fitted by least squares to the states of the second half of the last stable phase, with S = 0
-    where the cooldown starts: a is the loss at the start and -b S(cooldown) the gain of the river alone. With
-    replicates, each is fitted by itself and errors are those of the mean over them. A single run has only the residuals
-    of its line, taken as independent: where its losses are correlated in time, its errors come out too small.
+    where the cooldown starts: a is the loss at the start and -b S(cooldown) the gain of the river alone. Each replicate
+    is fitted by itself. A single run has no error bar: its losses are correlated over times that it cannot tell, and
+    the residuals of its line understate the error several times over.
     """
     losses, cool, stable = _losses(ds), last_window(ds, Phase.COOLDOWN), last_window(ds, Phase.STABLE)
     if losses is None or cool is None or stable is None or stable[1] != cool[0]:
@@ -133,22 +149,25 @@ def cooldown_gain(ds: xr.Dataset) -> CooldownGain | None:
     if fit.sum() < 4 or state[-1] != cool[1]:
         return None
     times = intrinsic_time(ds)
-    travelled = float(times[cool[1]] - times[cool[0]])
-    lines, cov = _lines(times[state[fit]] - times[cool[0]], losses[:, fit])
-    starts, rivers = lines[0], -lines[1] * travelled
-    gains = starts - losses[:, -1]
-    if len(losses) > 1:
-        gain_error, river_error = (float(v.std(ddof=1) / np.sqrt(len(v))) for v in (gains, rivers))
-    else:
-        gain_error, river_error = float(np.sqrt(cov[0, 0])), float(np.sqrt(cov[1, 1])) * travelled
+    # In units of the cooldown's own length, so that a tiny rate cannot make the fit singular.
+    x = (times[state[fit]] - times[cool[0]]) / (times[cool[1]] - times[cool[0]])
+    starts, slopes = _lines(x, losses[:, fit])
+    rivers, gains = -slopes, starts - losses[:, -1]
     return CooldownGain(
         start=float(starts.mean()),
         end=float(losses[:, -1].mean()),
         gain=float(gains.mean()),
-        gain_error=gain_error,
+        gain_error=_error_of_mean(gains),
         river=float(rivers.mean()),
-        river_error=river_error,
+        river_error=_error_of_mean(rivers),
+        hill=float((gains - rivers).mean()),
+        hill_error=_error_of_mean(gains - rivers),
+        replicates=len(losses),
     )
+
+
+def _error_of_mean(values: FloatArray) -> float:
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def river_alone(ds: xr.Dataset) -> tuple[IntArray, FloatArray] | None:
@@ -165,36 +184,32 @@ def river_alone(ds: xr.Dataset) -> tuple[IntArray, FloatArray] | None:
     return state, gain.start - gain.river * share
 
 
-def _lines(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Least-squares a + b x for each row of y, shape (2, rows), and the covariance of (a, b) for the first row."""
+def _lines(x: FloatArray, y: FloatArray) -> FloatArray:
+    """Least-squares a + b x for each row of y, as (a, b), shape (2, rows)."""
     design = np.stack([np.ones_like(x), x], axis=1)
-    solution = np.asarray(np.linalg.lstsq(design, y.T, rcond=None)[0], dtype=np.float64)
-    residual = y[0] - design @ solution[:, 0]
-    variance = float(residual @ residual) / max(len(x) - 2, 1)
-    return solution, variance * np.linalg.inv(design.T @ design)
+    return np.asarray(np.linalg.lstsq(design, y.T, rcond=None)[0], dtype=np.float64)
 
 
 def scorecard(ds: xr.Dataset) -> list[Score]:
-    """Every diagnostic that the dataset allows, each beside its theory or its null."""
+    """Every diagnostic that the dataset allows, each beside its theory or its null.
+
+    None for a run of which a replicate diverged: the others are a selection, which neither theory nor null describes.
+    """
+    if "diverged" in ds and ds["diverged"].to_numpy().any():
+        return []
     return [*_toy_scores(ds), *_gain_scores(ds), *_geometry_scores(ds)]
 
 
 def _toy_scores(ds: xr.Dataset) -> list[Score]:
     out = []
-    for name in ("hill", "river", "loss"):
+    last = ds.isel(eval_step=-1) if "eval_step" in ds.dims else ds
+    for name, label in (("hill", "final hill loss"), ("river", "final river loss"), ("loss", "final loss")):
         if name not in ds or f"exact_{name}" not in ds or "replicate" not in ds[name].dims:
             continue
-        final = ds[name].isel(eval_step=-1).to_numpy()
-        if "diverged" in ds:
-            final = final[ds["diverged"].to_numpy() == 0]
-        if len(final) == 0:
-            continue
-        exact = ds.isel(eval_step=-1)
         # The error of the mean is known exactly from the theory; it stands on the theory's side.
-        spread = float(exact[f"exact_{name}_std"]) / np.sqrt(len(final))
-        label = {"hill": "final hill loss", "river": "final river loss", "loss": "final loss"}[name]
-        against = float(exact[f"exact_{name}"])
-        out.append(Score(label, float(final.mean()), np.nan, against, spread, "exact recursion", "theory"))
+        error = float(last[f"exact_{name}_std"]) / math.sqrt(ds.sizes["replicate"])
+        mean, exact = float(last[name].mean()), float(last[f"exact_{name}"])
+        out.append(Score(label, mean, exact, "exact recursion", "theory", against_error=error, difference_error=error))
     return out
 
 
@@ -202,15 +217,19 @@ def _gain_scores(ds: xr.Dataset) -> list[Score]:
     told = cooldown_gain(ds)
     if told is None:
         return []
-    label = "gain of the last cooldown"
-    scores = [Score(label, told.gain, told.gain_error, told.river, told.river_error, "river alone", "null")]
+    scores = [
+        Score(
+            "gain of the last cooldown", told.gain, told.river, "river alone", "null",
+            error=told.gain_error, against_error=told.river_error, difference_error=told.hill_error,
+            freedom=told.replicates - 1,
+        )
+    ]  # fmt: skip
     dip = chord_dip(ds)
     if dip is not None:
-        # Two decorrelated stationary states of a quadratic: their midpoint has half their hill loss.
-        # The chord is of the training loss: where training has seen its data often, the two losses need not agree.
+        # Two decorrelated stationary states of a quadratic: their midpoint has half their hill loss. The chord is of
+        # the training loss: where training has seen its data often, the two losses need not agree.
         label = "training hill loss by the stable chord"
-        beyond, error = told.gain - told.river, float(np.hypot(told.gain_error, told.river_error))
-        scores.append(Score(label, 2 * dip, np.nan, beyond, error, "held-out gain beyond the river", "theory"))
+        scores.append(Score(label, 2 * dip, told.hill, "held-out gain beyond the river", "theory"))
     return scores
 
 
@@ -231,12 +250,10 @@ def _geometry_scores(ds: xr.Dataset) -> list[Score]:
     if "hessian_top" in ds and ds.sizes["probe_step"] > 1:
         # The residual bounds the solver's error only; how far the curvature batch moves the ratio is not known here.
         ratio = float(ds["hessian_top"][-1] / ds["hessian_top"][0])
-        out.append(Score("sharpness, end over start of the cooldown", ratio, np.nan, 1.0, np.nan, "no change", "null"))
+        out.append(Score("sharpness, end over start of the cooldown", ratio, 1.0, "no change", "null"))
     if "pca_share" in ds:
         for window in ds["window"].to_numpy():
             first = ds.sel(window=window).isel(component=0)
             share, null = float(first["pca_share"]), float(first["pca_null"])
-            out.append(
-                Score(f"first component, {window} snapshots", share, np.nan, null, np.nan, "random walk", "null")
-            )
+            out.append(Score(f"first component, {window} snapshots", share, null, "random walk", "null"))
     return out

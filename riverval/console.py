@@ -39,7 +39,7 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     table = Table(title=title, title_justify="left", header_style="bold")
     for k, name in enumerate(header):
         numeric = all(row[k][:1] in "0123456789-+" for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=k == 0)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     console().print(table)

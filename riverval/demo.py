@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from . import store
+from ._checks import check_int
 from .console import say
 from .errors import InputError
 
@@ -22,6 +23,7 @@ def run_demo(out: Path, *, seed: int = 0, overwrite: bool = False) -> Path:
         InputError: something stands in the way and `overwrite` is False.
         SystemExit: one of the commands failed; what the others wrote stays.
     """
+    check_int("seed", seed, low=0)
     commands = {"toy": TOY}
     if has_torch():
         commands |= {"cnn": REAL[0], "lm": REAL[1]}

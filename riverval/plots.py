@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from . import compare
+from ._checks import unknown
 from ._typing import FloatArray, NDArray
 from .schedules import Schedule
 from .segments import Phase
@@ -45,14 +46,22 @@ def write(figure: Figure, path: str | Path) -> Path:
         InputError: an ending that matplotlib cannot write.
         StoreError: the file cannot be written.
     """
-    from ._checks import unknown
-
     path = Path(path)
+    kind = picture_format(path)
+    return write_aside(path, lambda part: figure.savefig(part, format=kind, dpi=DPI))
+
+
+def picture_format(path: Path) -> str:
+    """The format that the ending of `path` names.
+
+    Raises:
+        InputError: matplotlib cannot write it; the message lists what it can.
+    """
     kind = path.suffix.lstrip(".").lower()
-    kinds = FigureCanvasAgg(figure).get_supported_filetypes()
+    kinds = FigureCanvasAgg.filetypes
     if kind not in kinds:
         raise unknown("picture format", path.suffix or path.name, sorted(kinds))
-    return write_aside(path, lambda part: figure.savefig(part, format=kind, dpi=DPI))
+    return kind
 
 
 def schedule(plan: Schedule) -> Figure:
@@ -67,27 +76,22 @@ def schedule(plan: Schedule) -> Figure:
 
 
 def toy_run(ds: xr.Dataset) -> Figure:
-    """Loss with its river component, hill loss against the exact recursion, and the rate."""
+    """Loss with its river component, hill loss, and the rate: simulated beside the exact recursion, or that alone."""
     figure, axes = _grid(3, 1, (8.0, 8.0), sharex=True, height_ratios=(3, 2.2, 1.2))
     loss, hill, rate = (row[0] for row in axes)
-    state = ds["eval_step"].to_numpy()
-    phases = ds["phase"].to_numpy()
     for axis in (loss, hill, rate):
-        _shade(axis, phases)
-    dashed: dict[str, Any] = {"color": "black", "lw": 0.9, "ls": "--"}
-    for name, colour, label in (("loss", BLUE, "loss"), ("river", GREEN, "river component")):
-        _band(loss, ds, name, colour, f"{label}, mean ± 2 s.e.")
-        loss.plot(state, _drawable(ds[f"exact_{name}"]), label="exact" if name == "loss" else None, **dashed)
+        _shade(axis, ds["phase"].to_numpy())
+    _valley_curve(loss, ds, "loss", BLUE, "loss")
+    _valley_curve(loss, ds, "river", GREEN, "river component")
+    _valley_curve(hill, ds, "hill", RED, "hill loss")
     _river_alone(loss, ds)
-    _limit(loss, ds["exact_loss"].to_numpy())
+    _limit(loss, _exact(ds, "loss"))
     loss.set(ylabel="loss", title=ds.attrs.get("title", ""))
-    loss.legend(frameon=False, fontsize=8)
-    _band(hill, ds, "hill", RED, "hill loss, mean ± 2 s.e.")
-    hill.plot(state, _drawable(ds["exact_hill"]), label="exact recursion", **dashed)
-    if np.nanmin(_drawable(ds["exact_hill"])) > 0:
+    if np.nanmin(_exact(ds, "hill")) > 0:
         hill.set_yscale("log")
     hill.set(ylabel="hill loss")
-    hill.legend(frameon=False, fontsize=8)
+    for axis in (loss, hill):
+        axis.legend(frameon=False, fontsize=8)
     _rate(rate, ds)
     return figure
 
@@ -190,22 +194,24 @@ def _rate(axis: Axes, ds: xr.Dataset) -> None:
     axis.set(xlabel="update t", ylabel="learning rate", ylim=(0, None))
 
 
-def _band(axis: Axes, ds: xr.Dataset, name: str, colour: str, label: str) -> None:
-    """Mean over replicates, and two standard errors on either side of it."""
-    state, values = ds["eval_step"].to_numpy(), ds[name].to_numpy()
-    values = values[ds["diverged"].to_numpy() == 0]
-    if not len(values):
-        return
-    mean = values.mean(axis=0)
-    if len(values) > 1:
-        error = 2 * values.std(axis=0, ddof=1) / np.sqrt(len(values))
-        axis.fill_between(state, mean - error, mean + error, color=colour, alpha=0.25, lw=0)
-    axis.plot(state, mean, color=colour, lw=1.4, label=label)
+def _valley_curve(axis: Axes, ds: xr.Dataset, name: str, colour: str, label: str) -> None:
+    """Mean over replicates with two standard errors on either side of it, and the exact expectation."""
+    state = ds["eval_step"].to_numpy()
+    if "replicate" in ds[name].dims:
+        values = ds[name].to_numpy()[ds["diverged"].to_numpy() == 0]
+        if len(values):
+            mean = values.mean(axis=0)
+            error = 2 * values.std(axis=0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.zeros_like(mean)
+            axis.fill_between(state, mean - error, mean + error, color=colour, alpha=0.25, lw=0)
+            axis.plot(state, mean, color=colour, lw=1.4, label=f"{label}, mean ± 2 s.e.")
+        axis.plot(state, _exact(ds, name), color="black", lw=0.9, ls="--", label=f"{label}, exact")
+    else:
+        axis.plot(state, _exact(ds, name), color=colour, lw=1.4, ls="--", label=f"{label}, exact")
 
 
-def _drawable(values: xr.DataArray) -> FloatArray:
-    """Values as they are, but nan beyond what an axis can hold: a diverging recursion passes 1e300."""
-    raw = values.to_numpy()
+def _exact(ds: xr.Dataset, name: str) -> FloatArray:
+    """The exact expectation, but nan beyond what an axis can hold: a diverging recursion passes 1e300."""
+    raw = ds[name if "replicate" not in ds[name].dims else f"exact_{name}"].to_numpy()
     return np.where(np.abs(raw) < LARGEST_DRAWN, raw, np.nan)
 
 

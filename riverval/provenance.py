@@ -56,7 +56,7 @@ def git_state() -> tuple[str, str]:
     if _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is None:
         return "", ""
     commit = _git(folder, "rev-parse", "HEAD")
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=normal")
     return (commit or ""), ("" if changes is None else "true" if changes else "false")
 
 

@@ -64,7 +64,12 @@ def _overview(runs: Runs) -> str:
 
 def _schedule_text(ds: xr.Dataset) -> str:
     described = json.loads(ds.attrs["config"]).get("schedule")
-    return schedule_from_dict(described).describe() if described else "-"
+    if not described:
+        return "-"
+    try:
+        return schedule_from_dict(described).describe()
+    except InputError:  # of another version of riverval: its own words are better than no page
+        return f"{described.get('name')} (unknown here)"
 
 
 def _scorecard(runs: Runs) -> str:
@@ -78,9 +83,7 @@ def _scorecard(runs: Runs) -> str:
 
 
 def _score_row(label: str, score: Score) -> str:
-    kind = (
-        "good" if score.verdict in ("agrees", "beyond the null") else "bad" if score.verdict == "disagrees" else "open"
-    )
+    kind = {"agrees": "good", "above the null": "good", "disagrees": "bad"}.get(score.verdict, "open")
     cells = (
         f"<td>{html.escape(label)}</td><td>{html.escape(score.diagnostic)}</td>"
         f"<td class=n>{with_error(score.value, score.error)}</td>"
@@ -113,7 +116,7 @@ def run_figure(ds: xr.Dataset) -> Figure | None:
     """The picture of one run: by what the dataset holds; None where there is no picture for it."""
     if "train_loss" in ds:
         return plots.real_run(ds)
-    return plots.toy_run(ds) if "exact_hill" in ds else None
+    return plots.toy_run(ds) if "hill" in ds else None
 
 
 def _image(figure: Figure, alt: str) -> str:
@@ -162,8 +165,8 @@ $comparison
 <h2>Scorecard</h2>
 <p>Every diagnostic beside its theory or its null, with one standard error where one is known. A verdict needs 4
 standard errors, fixed beforehand. <em>River alone</em> is what the cooldown would gain if the loss went on to fall, per
-unit of summed learning rate, as in the second half of the stable phase. Without an error bar on either side no verdict
-is given.</p>
+unit of summed learning rate, as in the second half of the stable phase. A single run has no error bar, so no verdict is
+given on it.</p>
 $scorecard
 $sections
 <footer>Made by riverval $version.</footer>

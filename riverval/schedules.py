@@ -6,7 +6,8 @@ THE STEP CONVENTION, for the whole package. A run of T updates numbers them t = 
 * Warmup of n updates: (t+1)/n of the peak. The first update already moves, the last warmup update has the full rate.
 * Cooldown of n updates starting at t0: shape((t - t0)/n). Its first update still has the full rate, so phases join
   without a jump; the floor is the limit reached at t0 + n, where the run ends. Hence no update is exactly zero unless
-  a floor of 0 meets a shape that is 0 before the end, which no shape here is.
+  a floor of 0 meets a shape that is 0 before the end, which no shape here is; and n is at least 2, as a cooldown of
+  one update would change nothing.
 * States are numbered 0..T: state t is the one after t updates.
 
 A schedule is a row of segments, each with its phase: `warmup` and `stable` do not depend on where the run ends,
@@ -16,12 +17,14 @@ are turned into whole updates once, at construction, and always sum to the total
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from ._budgets import check_budgets, check_total, ends_of_cycles, whole_budgets
 from ._checks import check_int, check_number, check_options, pick
+from ._registry import registrar
 from ._schedule import Joined, NamedSchedule, Schedule
 from .errors import InputError, missing_extra
 from .segments import PHASES, Cooldown, InverseSqrt, Phase, Ramp, Segment, Stable, segment_from_dict
@@ -51,18 +54,7 @@ __all__ = [
 
 SCHEDULES: dict[str, type[NamedSchedule]] = {}
 COOLDOWN_OF = ("cycle", "budget", "trunk")
-DEFAULT_CYCLES = 3
-
-
-def register_schedule(name: str) -> Callable[[type[NamedSchedule]], type[NamedSchedule]]:
-    """Put a schedule class into `SCHEDULES`; command line, property tests and docs read the registry."""
-
-    def add(cls: type[NamedSchedule]) -> type[NamedSchedule]:
-        cls.name = name
-        SCHEDULES[name] = cls
-        return cls
-
-    return add
+register_schedule = registrar(SCHEDULES)
 
 
 @register_schedule("constant")
@@ -92,7 +84,7 @@ class WSD(NamedSchedule):
         shape: decay shape (its floor included).
 
     Raises:
-        InputError: warmup and cooldown together longer than the run, or a cooldown below one update.
+        InputError: warmup and cooldown together longer than the run, or a cooldown below two updates.
 
     >>> WSD(peak_lr=1.0, steps=8, warmup=2, cooldown=0.5).values().tolist()
     [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
@@ -148,13 +140,13 @@ class WSDS(NamedSchedule):
 
     def _check(self) -> None:
         super()._check()
-        object.__setattr__(self, "budgets", _whole_budgets(self.budgets))
+        object.__setattr__(self, "budgets", whole_budgets(self.budgets))
         pick("accounting cooldown_of", self.cooldown_of, dict.fromkeys(COOLDOWN_OF))
         check_number("cooldown", self.cooldown, low=0.0, high=1.0, open_low=True, open_high=True, what="a fraction")
         check_int("rewarmup", self.rewarmup, low=0, what="updates")
-        _check_budgets(self.budgets, self.cycles, self.steps)
+        check_budgets(self.budgets, self.cycles, self.steps)
         if self.budgets:
-            _check_total(self.budgets, self.total_of(self.budgets, self.cooldown, self.cooldown_of), self.steps)
+            check_total(self.budgets, self.total_of(self.budgets, self.cooldown, self.cooldown_of), self.steps)
         elif self.cooldown_of == "trunk":
             raise InputError("cooldown_of='trunk' needs the nominal budgets, e.g. budgets 12500,25000,50000")
         for k, (stable, n) in enumerate(self._plan()):
@@ -176,7 +168,7 @@ class WSDS(NamedSchedule):
     def _plan(self) -> Iterator[tuple[int, int]]:
         """(updates before the cooldown, updates of the cooldown) of each cycle."""
         last = trunk = 0
-        for mark in _marks(self.budgets, self.cycles, self.steps):
+        for mark in ends_of_cycles(self.budgets, self.cycles, self.steps):
             n = self._cooldown_steps(self.cooldown, mark - last if self.cooldown_of == "cycle" else mark)
             stable = mark - n - (trunk if self.cooldown_of == "trunk" else last)
             if stable < 0:
@@ -212,7 +204,7 @@ class CosineSchedule(NamedSchedule):
     floor: float = 0.0
 
     def _build(self) -> tuple[Segment, ...]:
-        return (self._warm(), Cooldown(steps=self.steps - self.warmup, shape=Cosine(floor=self.floor)))
+        return (self._warm(), self._decay(Cosine(floor=self.floor)))
 
 
 @register_schedule("cyclic-cosine")
@@ -237,19 +229,22 @@ class CyclicCosine(NamedSchedule):
 
     def _check(self) -> None:
         super()._check()
-        object.__setattr__(self, "budgets", _whole_budgets(self.budgets))
+        object.__setattr__(self, "budgets", whole_budgets(self.budgets))
         check_int("rewarmup", self.rewarmup, low=0, what="updates")
-        _check_budgets(self.budgets, self.cycles, self.steps)
-        _check_total(self.budgets, max(self.budgets, default=0), self.steps)
+        check_budgets(self.budgets, self.cycles, self.steps)
+        check_total(self.budgets, max(self.budgets, default=0), self.steps)
         for k, (start, stop) in enumerate(self._spans()):
             ramp = self.rewarmup if k else self.warmup
-            if ramp >= stop - start:
+            length = stop - start
+            if length - ramp < 2:
+                leaves = "1 to decay, which would still have the full rate" if length > ramp else "none"
                 raise InputError(
-                    f"cycle {k + 1} of cyclic-cosine has {stop - start} updates, warmup {ramp} leaves none"
+                    f"cycle {k + 1} of cyclic-cosine has {length} update{'s' * (length != 1)}, warmup {ramp} leaves "
+                    f"{leaves}; shorten the warmup or use fewer cycles"
                 )
 
     def _spans(self) -> list[tuple[int, int]]:
-        marks = _marks(self.budgets, self.cycles, self.steps)
+        marks = ends_of_cycles(self.budgets, self.cycles, self.steps)
         return list(zip((0, *marks[:-1]), marks, strict=True))
 
     def _build(self) -> tuple[Segment, ...]:
@@ -275,7 +270,7 @@ class LinearToFloor(NamedSchedule):
     floor: float = 0.0
 
     def _build(self) -> tuple[Segment, ...]:
-        return (self._warm(), Cooldown(steps=self.steps - self.warmup, shape=Linear(floor=self.floor)))
+        return (self._warm(), self._decay(Linear(floor=self.floor)))
 
 
 @register_schedule("inverse-sqrt")
@@ -301,39 +296,13 @@ class InverseSqrtSchedule(NamedSchedule):
             check_number("timescale", self.timescale, low=0.0, open_low=True, what="updates")
 
     def _build(self) -> tuple[Segment, ...]:
-        timescale = float(self.timescale or self.warmup or 10_000)
-        return (self._warm(), InverseSqrt(steps=self.steps - self.warmup, timescale=timescale))
+        return (self._warm(), InverseSqrt(steps=self.steps - self.warmup, timescale=self._effective_timescale()))
 
+    def _effective_timescale(self) -> float:
+        return float(self.timescale or self.warmup or 10_000)
 
-def _whole_budgets(budgets: Any) -> tuple[int, ...]:
-    """Budgets given as any row of whole numbers, as a tuple."""
-    if isinstance(budgets, str) or not isinstance(budgets, Iterable):
-        raise InputError(f"budgets must be a row of whole numbers, e.g. (1000, 2000, 4000), got {budgets!r}")
-    return tuple(check_int("budgets", b, low=1, what="updates") for b in budgets)
-
-
-def _check_budgets(budgets: tuple[int, ...], cycles: int | None, steps: int) -> None:
-    """What budgets and cycles must satisfy, for every schedule that has them."""
-    if cycles is not None:
-        check_int("cycles", cycles, low=1, high=steps)
-    if any(b <= a for a, b in pairwise(budgets)):
-        raise InputError(f"budgets must increase, got {', '.join(map(str, budgets))}")
-    if budgets and cycles not in (None, len(budgets)):
-        raise InputError(f"{len(budgets)} budgets make {len(budgets)} cycles, got cycles={cycles}; leave cycles out")
-
-
-def _check_total(budgets: tuple[int, ...], total: int, steps: int) -> None:
-    if budgets and total != steps:
-        raise InputError(
-            f"budgets {', '.join(map(str, budgets))} make a run of {total} updates, got steps={steps}; "
-            f"leave steps out or set it to {total}"
-        )
-
-
-def _marks(budgets: tuple[int, ...], cycles: int | None, steps: int) -> tuple[int, ...]:
-    """The ends of the cycles: the budgets, or equal cycles (rounded so that the last ends with the run)."""
-    n = cycles or DEFAULT_CYCLES
-    return budgets or tuple(round(k * steps / n) for k in range(1, n + 1))
+    def _choices(self) -> dict[str, Any]:
+        return {**super()._choices(), "timescale": self._effective_timescale()}
 
 
 def make_schedule(name: str, *, peak_lr: float, steps: int | None = None, **options: Any) -> Schedule:
@@ -353,11 +322,12 @@ def make_schedule(name: str, *, peak_lr: float, steps: int | None = None, **opti
     names = [f.name for f in fields(cls)]
     if "shape" in names:
         options = _with_shape(cls, options)
+        names += ["floor", "exponent"]  # taken through the shape
     check_options(f"schedule {name!r}", options, [n for n in names if n not in ("peak_lr", "steps")])
     if "budgets" in options:
-        options["budgets"] = _whole_budgets(options["budgets"])
+        options["budgets"] = whole_budgets(options["budgets"])
     if options.get("budgets"):
-        _check_budgets(options["budgets"], options.get("cycles"), options["budgets"][-1])
+        check_budgets(options["budgets"], options.get("cycles"), options["budgets"][-1])
         if steps is None:
             defaults = {f.name: f.default for f in fields(cls)}
             of = options.get("cooldown_of", defaults.get("cooldown_of", "cycle"))
@@ -412,7 +382,7 @@ def torch_scheduler(schedule: Schedule, optimizer: Optimizer, last_epoch: int = 
     except ImportError as error:
         raise missing_extra("torch", "real", "a torch scheduler") from error
     peaks = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
-    if schedule.peak_lr not in peaks:
+    if not any(math.isclose(schedule.peak_lr, peak, rel_tol=1e-9) for peak in peaks):
         raise InputError(
             f"the schedule's peak_lr is {schedule.peak_lr:g} but the optimizer's groups have {peaks}; "
             f"build the optimizer with lr={schedule.peak_lr:g} in at least one group"

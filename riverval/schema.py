@@ -6,6 +6,7 @@ to a state. Sparse measurements have their own axis rather than holes in a dense
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Number
@@ -102,6 +103,12 @@ ATTRS = (
 )  # fmt: skip
 
 
+JSON_ATTRS = ("versions", "config")
+
+# What readers may rely on: where there is a dimension, there is this too.
+COMPANIONS = {"step": ("lr", "phase"), "replicate": ("diverged",)}
+
+
 def attrs_of(name: str) -> dict[str, Any]:
     """`long_name`, `units` and, for `phase`, the CF flags of a stored name."""
     spec = COORDS.get(name) or VARIABLES[name]
@@ -160,9 +167,21 @@ def validate(ds: xr.Dataset) -> xr.Dataset:
     for name, array in ds.variables.items():
         problems += _problems(str(name), array, COORDS if name in ds.coords else VARIABLES)
     problems += [f"dimension {d!r} has no coordinate" for d in ds.dims if d not in ds.coords]
+    problems += [
+        f"{name!r} is missing, which every dataset with {dim!r} has"
+        for dim, names in COMPANIONS.items() if dim in ds.dims for name in names if name not in ds.variables
+    ]  # fmt: skip
+    problems += [f"attribute {a!r} is not JSON" for a in JSON_ATTRS if not _is_json(ds.attrs.get(a, "{}"))]
     if problems:
         raise StoreError("not a riverval dataset: " + "; ".join(problems))
     return ds
+
+
+def _is_json(text: Any) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (TypeError, ValueError):
+        return False
 
 
 def _storable(value: Any) -> bool:

@@ -5,15 +5,15 @@ Factors are relative to the schedule's peak. `length` is the length a piece was 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ._checks import check_int, check_number, check_options, make_plain, pick
-from ._typing import FloatArray
+from ._checks import check_number, check_options, check_steps, make_plain, pick
+from ._registry import registrar
+from ._typing import ArrayLike, FloatArray
 from .errors import InputError
 from .shapes import Linear, Shape, shape_from_dict
 
@@ -30,13 +30,7 @@ PHASES = tuple(p.name.lower() for p in Phase)
 SEGMENTS: dict[str, type[Segment]] = {}
 
 
-def _register(name: str) -> Callable[[type[Segment]], type[Segment]]:
-    def add(cls: type[Segment]) -> type[Segment]:
-        cls.name = name
-        SEGMENTS[name] = cls
-        return cls
-
-    return add
+_register = registrar(SEGMENTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +44,7 @@ class Segment:
     level: float = 1.0
 
     def __post_init__(self) -> None:
-        check_int("steps", self.steps, low=0, what="updates of a segment")
+        check_steps("steps", self.steps, what="updates of a segment")
         check_number("level", self.level, low=0.0, open_low=True, what="of a segment, as a fraction of the peak")
         make_plain(self)
 
@@ -63,6 +57,10 @@ class Segment:
 
     def scaled(self, factor: float) -> Segment:
         return replace(self, level=self.level * factor)
+
+    def describe(self) -> str:
+        """A few words for people."""
+        return f"{PHASES[self.phase]} {self.steps}"
 
     def to_dict(self) -> dict[str, Any]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -81,7 +79,7 @@ class Ramp(Segment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_int("length", self.length, low=max(self.steps, 1), what="updates of the whole ramp")
+        check_steps("length", self.length, low=max(self.steps, 1), what="updates of the whole ramp")
         check_number("start", self.start, low=0.0, high=1.0, what="of a ramp, as a fraction of its end")
 
     def form(self, n: FloatArray) -> FloatArray:
@@ -112,6 +110,9 @@ class InverseSqrt(Segment):
         super().__post_init__()
         check_number("timescale", self.timescale, low=0.0, open_low=True, what="updates")
 
+    def describe(self) -> str:
+        return f"{super().describe()} ({self.name}, timescale {self.timescale:g})"
+
     def form(self, n: FloatArray) -> FloatArray:
         return 1.0 / np.sqrt(1.0 + n / self.timescale)
 
@@ -130,9 +131,18 @@ class Cooldown(Segment):
         super().__post_init__()
         if not self.length:
             object.__setattr__(self, "length", max(self.steps, 1))
-        check_int("length", self.length, low=max(self.steps, 1), what="updates of the whole cooldown")
+        check_steps("length", self.length, low=max(self.steps, 1), what="updates of the whole cooldown")
         if not isinstance(self.shape, Shape):
             raise InputError(f"shape must be a decay shape, e.g. make_shape('linear'), got {self.shape!r}")
+        # The step convention: no update is exactly zero. (1 - u)^500 would be, by underflow.
+        if self.steps and not self.form(np.array(self.steps - 1.0)) > 0:
+            raise InputError(
+                f"the decay {self.shape.name} falls to exactly zero before the last of its {self.length} updates; "
+                f"use a smaller exponent, a floor above 0 or a shorter cooldown"
+            )
+
+    def describe(self) -> str:
+        return f"{super().describe()} ({self.shape.describe()})"
 
     def form(self, n: FloatArray) -> FloatArray:
         return self.shape(n / self.length)
@@ -146,3 +156,14 @@ def segment_from_dict(described: dict[str, Any]) -> Segment:
     if "shape" in options:
         options["shape"] = shape_from_dict(options["shape"])
     return cls(**{"steps": None, **options})
+
+
+def windows_of(phases: ArrayLike, code: int) -> list[tuple[int, int]]:
+    """Half-open step ranges [start, stop) of each unbroken stretch of a phase, in order.
+
+    >>> windows_of([0, 1, 2, 2, 1, 2], Phase.COOLDOWN)
+    [(2, 4), (5, 6)]
+    """
+    mask = np.concatenate([[False], np.asarray(phases) == code, [False]])
+    edges = np.flatnonzero(mask[1:] != mask[:-1]).reshape(-1, 2)
+    return [(int(a), int(b)) for a, b in edges]

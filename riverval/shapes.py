@@ -10,27 +10,19 @@ floor as their parameter and cannot reach zero; their default floor is 0.1."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ._checks import check_number, check_options, make_plain, pick
+from ._registry import registrar
 from ._typing import ArrayLike, FloatArray
 
 SHAPES: dict[str, type[Shape]] = {}
 
 
-def register_shape(name: str) -> Callable[[type[Shape]], type[Shape]]:
-    """Put a shape class into `SHAPES`; command line, property tests and docs read the registry."""
-
-    def add(cls: type[Shape]) -> type[Shape]:
-        cls.name = name
-        SHAPES[name] = cls
-        return cls
-
-    return add
+register_shape = registrar(SHAPES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +43,7 @@ class Shape:
 
     def __post_init__(self) -> None:
         open_low = not self.lowest_floor_is_zero
-        what = f"the final rate of a {self.name} decay as a fraction of its starting rate"
+        what = f"the final rate of the {self.name} decay as a fraction of its starting rate"
         check_number("floor", self.floor, low=0.0, high=1.0, open_low=open_low, what=what)
         make_plain(self)
 
@@ -63,6 +55,11 @@ class Shape:
         progress = np.asarray(u, dtype=np.float64)
         # Rounding may leave a floor of, say, 0.1 at 0.09999999999999998: the floor is a promise, so hold it.
         return np.maximum(self.floor + (1.0 - self.floor) * self.profile(progress), self.floor)
+
+    def describe(self) -> str:
+        """A few words for people, every field among them."""
+        rest = "".join(f", {f.name} {getattr(self, f.name):g}" for f in fields(self) if f.name != "floor")
+        return f"{self.name} to {self.floor:g}{rest}"
 
     def to_dict(self) -> dict[str, Any]:
         """Name and fields, as `make_shape(**d)` takes them."""
@@ -119,14 +116,14 @@ class OneMinusSqrt(Shape):
 @register_shape("cosine")
 @dataclass(frozen=True, kw_only=True)
 class Cosine(Shape):
-    """s(u) = (1 + cos(pi u)) / 2.
+    """s(u) = (1 + cos(pi u)) / 2 = sin(pi (1 - u) / 2)^2, of which the second form loses no digits near u = 1.
 
     >>> Cosine()([0, 0.5, 1]).round(12).tolist()
     [1.0, 0.5, 0.0]
     """
 
     def profile(self, u: FloatArray) -> FloatArray:
-        return 0.5 * (1.0 + np.cos(math.pi * u))
+        return np.square(np.sin(0.5 * math.pi * (1.0 - u)))
 
 
 @register_shape("mirror-cosine")

@@ -6,6 +6,7 @@ never sees half a file and a failed write leaves what was there. While a run is 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import tempfile
@@ -22,16 +23,17 @@ RUN_FILE = "run.nc"
 PARTIAL_FILE = "run.partial.nc"
 
 
-def new_run(root: str | Path, name: str | None, *, default: str, overwrite: bool = False) -> Path:
+def new_run(root: str | Path, name: str | None, *, default: str, source: str, overwrite: bool = False) -> Path:
     """Make the folder of a new run and return it.
 
     Args:
         root: folder of all runs; made if missing.
         name: name of the run; None takes `default`, with -2, -3, ... appended until it is free.
+        source: toy or real; a run of another kind is never overwritten, its other files would stay beside the new ones.
         overwrite: allow a `name` that exists; its files are replaced one by one when their successors are whole.
 
     Raises:
-        InputError: the named run exists, or the name is not a plain folder name.
+        InputError: the named run exists (or is of another kind), or the name is not a plain folder name.
         StoreError: the folder cannot be made.
     """
     if name is not None and (name in ("", ".", "..") or "\0" in name or Path(name).name != name):
@@ -49,11 +51,27 @@ def new_run(root: str | Path, name: str | None, *, default: str, overwrite: bool
             if not folder.is_dir():
                 raise StoreError(f"cannot make the run folder {folder}: a file of that name is in the way") from error
             if overwrite or not any(folder.iterdir()):
+                _refuse_other_kind(folder, source)
                 return folder
             raise InputError(f"{folder} exists; choose another --name, or replace it with --overwrite") from error
         except OSError as error:
             raise StoreError(f"cannot make the run folder {folder}: {error.strerror or error}") from error
         return folder
+
+
+def _refuse_other_kind(folder: Path, source: str) -> None:
+    try:
+        found = str(load(folder)["source"].item())
+    except StoreError:  # no dataset that can be read, so none to protect
+        return
+    if found != source:
+        raise InputError(f"{folder} holds a {found} run, which a {source} run does not replace; choose another --name")
+
+
+def discard_if_empty(folder: Path) -> None:
+    """Remove a run's folder if nothing was written to it: what fails early should leave no trace."""
+    with contextlib.suppress(OSError):  # not empty, or gone already
+        folder.rmdir()
 
 
 def save(ds: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -110,10 +128,16 @@ def write_aside(path: Path, write: Callable[[Path], object]) -> Path:
         part.chmod(0o666 & ~_umask())
         part.replace(path)
     except (OSError, RuntimeError) as error:  # netCDF4 reports a full disk as RuntimeError
-        raise StoreError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise StoreError(f"cannot write {path}: {_why(error)}") from error
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def _why(error: Exception) -> str:
+    """The reason in words; HDF5 has no others than its own for a disk that is full or a file that may not grow."""
+    told = str(getattr(error, "strerror", None) or error)
+    return f"{told}; is the disk full?" if "HDF error" in told else told
 
 
 def resolve(path: str | Path) -> Path:
@@ -127,13 +151,21 @@ def resolve(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        found = [path / name for name in (RUN_FILE, PARTIAL_FILE) if (path / name).exists()]
-        if found:
+        if found := _files(path):
             return max(found, key=lambda file: file.stat().st_mtime_ns)
         raise StoreError(f"{path} holds no {RUN_FILE}; give a dataset file or the folder of a run")
     if not path.exists():
         raise StoreError(f"{path} does not exist; give a dataset file or the folder of a run")
     return path
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, finished or not."""
+    return bool(_files(folder))
+
+
+def _files(folder: Path) -> list[Path]:
+    return [folder / name for name in (RUN_FILE, PARTIAL_FILE) if (folder / name).exists()]
 
 
 def load(path: str | Path) -> xr.Dataset:

@@ -12,11 +12,18 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from riverval.schedules import COOLDOWN_OF, SCHEDULES, WSD, WSDS, CyclicCosine, NamedSchedule, Schedule
+from riverval.schedules import COOLDOWN_OF, SCHEDULES, WSD, WSDS, CyclicCosine, NamedSchedule, Schedule, make_schedule
 from riverval.segments import Phase
 from riverval.shapes import SHAPES, Shape
 
 MOST_STEPS = 300
+
+
+def by_name(name: str, **options: Any) -> Schedule:
+    """A small schedule of that name; options that it does not take are left out."""
+    takes = {f.name for f in fields(SCHEDULES[name])} | ({"floor"} if name in ("wsd", "wsd-s") else set())
+    given: dict[str, Any] = {"peak_lr": 1.0, "steps": 60, **options}
+    return make_schedule(name, **{k: v for k, v in given.items() if k in takes})
 
 
 def peaks() -> st.SearchStrategy[float]:
@@ -63,7 +70,7 @@ def joined(draw: st.DrawFn) -> Schedule:
         elif operation == "truncate":
             schedule = schedule.truncate(draw(st.integers(1, schedule.total)))
         elif schedule.total > 1:
-            at, steps = draw(st.integers(1, schedule.total - 1)), draw(st.integers(1, 50))
+            at, steps = draw(st.integers(1, schedule.total - 1)), draw(st.integers(2, 50))
             schedule = schedule.branch(at, steps, draw(st.none() | shapes()))
     return schedule
 
@@ -71,16 +78,17 @@ def joined(draw: st.DrawFn) -> Schedule:
 # --- one plan for each way of dividing a run -------------------------------------------------------------------------
 @st.composite
 def _plain(draw: st.DrawFn, cls: type[NamedSchedule], options: dict[str, Any]) -> NamedSchedule:
-    """Warmup, then the rest."""
-    steps = draw(st.integers(1, MOST_STEPS))
-    return cls(steps=steps, warmup=draw(st.integers(0, steps - 1)), **options)
+    """Warmup, then the rest: of at least two updates where it decays to a floor."""
+    least = 2 if "floor" in options else 1
+    steps = draw(st.integers(least, MOST_STEPS))
+    return cls(steps=steps, warmup=draw(st.integers(0, steps - least)), **options)
 
 
 @st.composite
 def _one_cooldown(draw: st.DrawFn, cls: type[NamedSchedule], options: dict[str, Any]) -> NamedSchedule:
     """Any warmup and any cooldown that fit; the fraction is off the whole numbers by any rounding."""
-    steps = draw(st.integers(1, MOST_STEPS))
-    cooldown = draw(st.integers(1, steps))
+    steps = draw(st.integers(2, MOST_STEPS))
+    cooldown = draw(st.integers(2, steps))
     fraction = min((cooldown + draw(st.floats(-0.49, 0.49))) / steps, 1.0)
     return cls(steps=steps, warmup=draw(st.integers(0, min(steps - cooldown, steps - 1))), cooldown=fraction, **options)
 
@@ -91,7 +99,8 @@ def _cycles(draw: st.DrawFn, cls: type[NamedSchedule], options: dict[str, Any]) 
     accounts = cls is WSDS
     of = draw(st.sampled_from(COOLDOWN_OF)) if accounts else "cycle"
     fraction = draw(st.floats(0.03, 0.6)) if accounts else 0.5
-    shortest = math.ceil(0.5 / fraction) + 1  # its cooldown rounds to at least one update and leaves one before it
+    # The cooldown of the shortest cycle rounds to at least two updates and leaves one before it.
+    shortest = math.ceil(1.5 / fraction) + 1 if accounts else 2
     if accounts:
         options |= {"cooldown": fraction, "cooldown_of": of}
     if of != "trunk" and draw(st.booleans()):
@@ -110,11 +119,11 @@ def _cycles(draw: st.DrawFn, cls: type[NamedSchedule], options: dict[str, Any]) 
         total = WSDS.total_of(tuple(budgets), fraction, of)
         options |= {"budgets": tuple(budgets), "steps": total}
     bare = cls(**options)
-    # Warmups may fill what stands before each cooldown, or all but one update where the cooldown is the whole cycle.
+    # Warmups may fill what stands before each cooldown, or all but two updates where the cooldown is the whole cycle.
     room, before = [], 0
     for segment in bare.segments:
         if segment.phase is Phase.COOLDOWN:
-            room.append(before if accounts else segment.steps - 1)
+            room.append(before if accounts else segment.steps - 2)
             before = 0
         else:
             before = segment.steps

@@ -76,7 +76,7 @@ def test_schedule_show_prints_and_exports(tmp_path: Path, capsys: Capture) -> No
 def test_show_summarises(dataset: Path, capsys: Capture) -> None:
     assert run(["show", str(dataset)]) == 0
     shown = capsys.readouterr().out
-    for text in ("a made valley", "eval_step", "gain of the last cooldown", "beyond the null", "river alone"):
+    for text in ("a made valley", "eval_step", "gain of the last cooldown", "no error bar", "river alone"):
         assert text in shown
 
 
@@ -123,7 +123,7 @@ BAD = {
     "schedule show --steps 0": (2, "must be a whole number of at least 1, got 0"),
     "schedule show --steps many": (2, "valid int"),
     "schedule show --warmup 900 --cooldown 0.5": (2, "together exceed the run of 1000 updates"),
-    "schedule show --lr -1": (2, "peak_lr must be a finite number in (0, inf), got -1"),
+    "schedule show --lr -1": (2, "peak_lr (peak learning rate, --lr) must be a finite number in (0, inf), got -1"),
     "schedule show --decay cosine --cooldown 0.2": (2, "takes no option 'cooldown'; it takes: warmup, floor"),
     "schedule show --decay wsd-s --budgets 100,50": (2, "budgets must increase, got 100, 50"),
     "schedule show --decay wsd-s --budgets 1e3": (2, "--budgets must be whole numbers separated by commas"),
@@ -139,7 +139,21 @@ BAD = {
     "show empty": (1, "empty holds no run.nc"),
     "compare whole.nc text.nc": (1, "text.nc cannot be read as netCDF"),
     "compare whole.nc --out file": (2, "file exists"),
-    "toy simulate --decay wsd --lr 0": (2, "peak_lr must be a finite number in (0, inf), got 0"),
+    "compare whole.nc --out whole.nc --overwrite": (2, "--out names the page to write, which ends in .html"),
+    "compare empty": (1, "empty holds no run.nc"),
+    "schedule show --csv a.csv --plot new.pgn": (2, "unknown picture format"),
+    "schedule show --csv a.png --plot a.png": (2, "both name a.png"),
+    "schedule show --csv empty": (2, "empty is a folder"),
+    "schedule show --steps 99999999999999999999": (2, "must be a whole number from 1 to 1000000000"),
+    "schedule show --decay wsd --cooldown 0.1 --steps 10": (2, "which would still have the full rate"),
+    "toy simulate --sigma 1e200": (2, "must be a finite number in [0, 1e+100], got 1e+200"),
+    "toy simulate --replicates 100000000": (2, "GiB"),
+    f"show {'x' * 300}": (1, "File name too long"),
+    "demo --seed -1": (2, "seed must be a whole number of at least 0, got -1"),
+    "toy simulate --decay wsd --lr 0": (
+        2,
+        "peak_lr (peak learning rate, --lr) must be a finite number in (0, inf), got 0",
+    ),
     "toy simulate --replicates 0": (2, "replicates must be a whole number of at least"),
     "toy simulate --curvature 1,x": (2, "--curvature must be numbers separated by commas"),
     "toy simulate --curvature 1,-2": (2, "got -2"),

@@ -53,7 +53,7 @@ def test_the_probe_notices(name):
 
 
 def test_help_works_as_a_module_too():
-    done = subprocess.run([sys.executable, "-m", "riverval.cli", "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "riverval", "--help"], capture_output=True, text=True, check=True)
     assert "Usage: riverval" in done.stdout
     assert done.stderr == ""
 

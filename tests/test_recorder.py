@@ -100,7 +100,7 @@ def test_without_a_path_records_stay_in_memory(tmp_path):
 def test_values_that_are_not_finite_are_kept(tmp_path):
     with Recorder(tmp_path / "run.nc", ATTRS, "real", interval=0) as recorder:
         for loss in (1.0, np.inf, np.nan, -np.inf):
-            recorder.append("step", step=len(recorder.records.get("step", [])), train_loss=loss)
+            recorder.append("step", **{**step(len(recorder.records.get("step", []))), "train_loss": loss})
     np.testing.assert_array_equal(store.load(tmp_path / "run.nc")["train_loss"], [1.0, np.inf, np.nan, -np.inf])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from riverval import plots, report, schema
+from riverval import plots, report, schema, toy
 from riverval.errors import InputError, StoreError
 from riverval.provenance import provenance
 from riverval.schedules import SCHEDULES, make_schedule
@@ -112,3 +112,11 @@ def test_comparison_draws_one_line_per_run_with_a_gain(real: xr.Dataset) -> None
     figure = plots.comparison([("net", real), ("flat", flat)])
     labels = figure.axes[0].get_legend_handles_labels()[1]
     assert labels == ["net (real)"]
+
+
+def test_theory_alone_has_a_picture_too() -> None:
+    ds = toy.exact(toy.StraightRiver(0.1, (2.0,)), WSD, sigma=1.0)
+    figure = report.run_figure(ds)
+    assert figure is not None
+    assert [t.get_text() for t in figure.axes[1].get_legend().get_texts()] == ["hill loss, exact"]
+    assert report.run_figure(valley(WSD, slope=0.3, hill=2.0)) is None  # a bare loss curve stands on the common axis

@@ -74,7 +74,7 @@ def test_truncate_leaves_the_prefix_as_it_was(schedule, data):
     assert cut.truncate(shorter) == schedule.truncate(shorter)
 
 
-@given(schedule=either.filter(lambda s: s.total > 1), steps=st.integers(1, 80), shape=shapes(), data=st.data())
+@given(schedule=either.filter(lambda s: s.total > 1), steps=st.integers(2, 80), shape=shapes(), data=st.data())
 def test_branch_goes_on_from_the_rate_it_leaves(schedule, steps, shape, data):
     at = data.draw(st.integers(1, schedule.total - 1))
     branch = schedule.branch(at, steps, shape)
@@ -116,7 +116,7 @@ def test_repeated_wsd_is_wsd_s():
 def test_branch_in_the_warmup_leaves_from_the_rate_of_the_warmup():
     branch = Constant(peak_lr=1.0, steps=20, warmup=10).branch(4, 5)
     np.testing.assert_allclose(branch.values(), [0.1, 0.2, 0.3, 0.4, 0.5, 0.4, 0.3, 0.2, 0.1])
-    assert branch.describe() == "warmup 4 + cooldown 5"
+    assert branch.describe() == "warmup 4 + cooldown 5 (linear to 0)"
 
 
 def test_branch_in_a_cooldown_takes_its_floor_from_where_it_leaves():
@@ -164,7 +164,8 @@ BAD = {
     "truncate beyond the end": (lambda: RUN.truncate(11), "steps .*from 1 to 10, got 11"),
     "branch at the start": (lambda: RUN.branch(0, 5), "at .*from 1 to 9, got 0"),
     "branch at the end": (lambda: RUN.branch(10, 5), "at .*from 1 to 9, got 10"),
-    "branch of nothing": (lambda: RUN.branch(5, 0), "steps .*of at least 1, got 0"),
+    "branch of nothing": (lambda: RUN.branch(5, 0), "steps .*of at least 2, got 0"),
+    "branch of one update": (lambda: RUN.branch(5, 1), "first update still has the full rate.*of at least 2, got 1"),
     "branch with a name": (lambda: RUN.branch(5, 5, "linear"), "shape must be a decay shape"),
     "nothing joined": (lambda: Joined(peak_lr=1.0, parts=()), "needs at least one update"),
     "only empty parts": (lambda: Joined(peak_lr=1.0, parts=(Stable(steps=0),)), "needs at least one update"),

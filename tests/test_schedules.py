@@ -1,4 +1,4 @@
-"""Schedules: known values, the step convention, the published plans, and what holds for every registered one.
+"""Schedules: known values, the published plans, and the convention beside public code.
 
 The convention under test stands at the top of `riverval.schedules`: update t = 0..T-1 uses lr[t]; warmup is (t + 1)/w;
 a cooldown starts at the full rate and reaches its floor where the run ends, so the last update is still above it.
@@ -6,17 +6,13 @@ a cooldown starts at the full rate and reaches its floor where the run ends, so 
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import fields, replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riverval.errors import InputError
 from riverval.schedules import (
     SCHEDULES,
     WSD,
@@ -24,18 +20,12 @@ from riverval.schedules import (
     Constant,
     CosineSchedule,
     CyclicCosine,
-    InverseSqrtSchedule,
     LinearToFloor,
-    Phase,
     make_schedule,
-    schedule_from_dict,
 )
-from riverval.shapes import Cosine, Inverse, Linear, OneMinusSqrt, Shape
-
-from .strategies import joined, peaks, schedules, shapes
+from riverval.shapes import Inverse, Linear, OneMinusSqrt
 
 R2 = math.sqrt(0.5)
-every_schedule = pytest.mark.parametrize("name", SCHEDULES)
 
 # Schedule -> options (the peak is 2), expected rates, expected phases (w, s, c), all by hand.
 KNOWN = {
@@ -65,18 +55,11 @@ KNOWN = {
 }
 
 
-def by_name(name, **options):
-    """A small schedule of that name; options that it does not take are left out."""
-    takes = {f.name for f in fields(SCHEDULES[name])} | ({"floor"} if name in ("wsd", "wsd-s") else set())
-    given = {"peak_lr": 1.0, "steps": 60, **options}
-    return make_schedule(name, **{k: v for k, v in given.items() if k in takes})
-
-
 def test_every_registered_schedule_has_a_row_of_known_values():
     assert set(KNOWN) == set(SCHEDULES)
 
 
-@every_schedule
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_known_values(name):
     options, rates, phases = KNOWN[name]
     schedule = make_schedule(name, peak_lr=2.0, **options)
@@ -213,7 +196,7 @@ def test_boundary_values_of_the_convention():
 @given(steps=st.integers(2, 200), data=st.data())
 def test_wsd_is_the_naive_loop(steps, data):
     """nanochat's rule, the public one that ours agrees with, written as the loop it is."""
-    n = data.draw(st.integers(1, steps))
+    n = data.draw(st.integers(2, steps))
     w = data.draw(st.integers(0, min(steps - n, steps - 1)))
     naive = []
     for t in range(steps):
@@ -299,386 +282,3 @@ def torch_rates(make, steps):
         optimizer.step()
         scheduler.step()
     return np.array(rates)
-
-
-# --- what holds for every schedule -----------------------------------------------------------------------------------
-@given(schedule=schedules())
-def test_rates_lie_between_the_floor_and_the_peak(schedule):
-    rates, peak = schedule.values(), schedule.peak_lr
-    shape = getattr(schedule, "shape", None)
-    floor = shape.floor if shape else getattr(schedule, "floor", 0.0)
-    assert rates.dtype == np.float64
-    assert np.all(rates > 0)
-    assert np.all(rates <= peak)
-    assert rates.max() == peak
-    assert np.all(rates[schedule.phases() == Phase.COOLDOWN] >= peak * floor)
-
-
-@given(schedule=schedules())
-def test_segments_fill_the_run(schedule):
-    assert len(schedule) == schedule.total == schedule.steps
-    assert schedule.edges[0] == 0
-    assert schedule.edges[-1] == schedule.steps
-    assert [s.steps for s in schedule.segments] == np.diff(schedule.edges).tolist()
-    assert all(s.steps > 0 for s in schedule.segments)
-    assert len(schedule.values()) == len(schedule.phases()) == schedule.steps
-
-
-@given(schedule=schedules())
-def test_warmup_rises_and_cooldown_falls(schedule):
-    rates, edges = schedule.values() / schedule.peak_lr, schedule.edges.tolist()
-    for segment, start, stop in zip(schedule.segments, edges, edges[1:], strict=False):
-        part = rates[start:stop]
-        if segment.phase is Phase.WARMUP:
-            assert np.all(np.diff(part) >= 0)
-            assert part[-1] == 1.0
-        else:
-            assert part[0] == 1.0
-            assert np.all(np.diff(part) <= 1e-15)
-
-
-@given(schedule=schedules())
-def test_joins_without_a_jump_except_at_restarts(schedule):
-    """No border is crossed by more than one more update of a neighbouring segment would make."""
-    rates, edges, segments = schedule.values() / schedule.peak_lr, schedule.edges.tolist(), schedule.segments
-    for k in range(1, len(segments)):
-        before, after, jump = segments[k - 1], segments[k], rates[edges[k]] - rates[edges[k] - 1]
-        if before.phase is Phase.COOLDOWN and after.phase is not Phase.WARMUP:
-            assert after.factor(np.zeros(1))[0] == 1.0  # straight back to the peak
-            continue
-        last = before.factor(np.array([before.steps - 1.0, before.steps]))
-        slope = abs(last[1] - last[0]), (1 - getattr(after, "start", 1.0)) / after.steps
-        assert abs(jump) <= max(slope) + 1e-12
-        if before.phase is not Phase.COOLDOWN and not hasattr(before, "timescale"):
-            assert jump == 0
-
-
-@given(schedule=schedules())
-def test_the_first_warmup_is_the_convention(schedule):
-    w = schedule.warmup
-    np.testing.assert_allclose(schedule.values()[:w], schedule.peak_lr * (np.arange(w) + 1) / max(w, 1), rtol=1e-14)
-
-
-@given(schedule=st.one_of(schedules(), joined()), data=st.data())
-def test_the_rate_is_a_pure_function_of_the_step(schedule, data):
-    whole, steps = schedule.values(), np.arange(schedule.total)
-    np.testing.assert_array_equal(schedule.lr(steps), whole)
-    cuts = sorted(data.draw(st.lists(st.integers(0, schedule.total), max_size=4)))
-    np.testing.assert_array_equal(np.concatenate([schedule.lr(c) for c in np.split(steps, cuts)]), whole)
-    some = np.array(data.draw(st.lists(st.integers(0, schedule.total - 1), min_size=1, max_size=12)))
-    np.testing.assert_array_equal(schedule.lr(some), whole[some])
-    np.testing.assert_array_equal(schedule.lr(some.reshape(1, -1, 1)), whole[some].reshape(1, -1, 1))
-    np.testing.assert_array_equal([schedule.lr(t) for t in some.tolist()], whole[some])
-    np.testing.assert_array_equal(schedule(some.tolist()), whole[some])
-
-
-@given(schedule=st.one_of(schedules(), joined()))
-def test_phases_and_windows_tell_the_same(schedule):
-    codes = schedule.phases()
-    assert codes.dtype == np.int8
-    assert [schedule.phase(t) for t in range(schedule.total)] == [Phase(c).name.lower() for c in codes]
-    seen = np.full(schedule.total, -1)
-    for code, name in enumerate(("warmup", "stable", "cooldown")):
-        windows = schedule.windows(name)
-        assert all(a[1] < b[0] for a, b in pairwise(windows))
-        for start, stop in windows:
-            assert start < stop
-            seen[start:stop] = code
-    np.testing.assert_array_equal(seen, codes)
-
-
-@given(schedule=st.one_of(schedules(), joined()), data=st.data())
-def test_area_is_additive(schedule, data):
-    middle = data.draw(st.integers(0, schedule.total))
-    assert schedule.area() == pytest.approx(schedule.area(0, middle) + schedule.area(middle), rel=1e-12)
-    assert schedule.area(middle, middle) == 0
-    assert schedule.area() == pytest.approx(math.fsum(schedule.values()), rel=1e-12)
-
-
-@given(schedule=st.one_of(schedules(), joined()))
-def test_a_schedule_is_a_value(schedule):
-    again = schedule_from_dict(json.loads(json.dumps(schedule.to_dict())))
-    assert type(again) is type(schedule)
-    assert again == schedule
-    assert hash(again) == hash(schedule)
-    np.testing.assert_array_equal(again.values(), schedule.values())
-    assert schedule.scale(2.0) != schedule
-    assert replace(schedule, peak_lr=schedule.peak_lr * 2) != schedule
-    assert schedule.describe()
-    with pytest.raises(AttributeError):
-        schedule.peak_lr = 1.0
-
-
-@given(schedule=schedules(), peak=peaks())
-def test_the_peak_scales_every_rate(schedule, peak):
-    np.testing.assert_allclose(
-        replace(schedule, peak_lr=peak).values() / peak, schedule.values() / schedule.peak_lr, rtol=1e-14
-    )
-
-
-@every_schedule
-def test_the_description_names_the_schedule(name):
-    assert by_name(name).describe().startswith(name)
-    assert "warmup 7" in by_name(name, warmup=7).describe()
-
-
-def test_description_tells_what_was_chosen():
-    told = make_schedule("wsd-s", peak_lr=1.0, budgets=(50, 100), cooldown=0.2, floor=0.05).describe()
-    assert told == "wsd-s (inverse to 0.05, budgets (50, 100), cooldown 0.2, cooldown_of cycle)"
-
-
-# --- horizons: what does not depend on where the run ends ------------------------------------------------------------
-@given(run=schedules(names=("wsd",)), longer=st.integers(1, 200))
-def test_wsd_leaves_the_constant_schedule_only_in_its_cooldown(run, longer):
-    trunk = run.windows("cooldown")[0][0]
-    constant = Constant(peak_lr=run.peak_lr, steps=run.steps + longer, warmup=run.warmup)
-    np.testing.assert_array_equal(run.values()[: trunk + 1], constant.values()[: trunk + 1])
-
-
-@given(run=schedules(names=("wsd",)), longer=st.integers(1, 200))
-def test_a_longer_wsd_run_has_the_same_trunk(run, longer):
-    n = run.steps - run.windows("cooldown")[0][0]
-    other = replace(run, steps=run.steps + longer, cooldown=n / (run.steps + longer))
-    trunk = run.steps - n
-    np.testing.assert_array_equal(other.values()[:trunk], run.values()[:trunk])
-    np.testing.assert_array_equal(other.values()[-n:], run.values()[-n:])
-
-
-HORIZON_FREE = [name for name in SCHEDULES if not by_name(name).windows("cooldown")]
-
-
-def test_which_schedules_have_no_horizon():
-    assert HORIZON_FREE == ["constant", "inverse-sqrt"]
-
-
-@given(run=schedules(names=tuple(HORIZON_FREE)), longer=st.integers(1, 200))
-def test_schedules_without_cooldown_do_not_depend_on_their_length(run, longer):
-    np.testing.assert_array_equal(replace(run, steps=run.steps + longer).values()[: run.steps], run.values())
-
-
-@given(run=schedules(names=("wsd-s",)))
-def test_each_cycle_of_wsd_s_ends_at_its_budget(run):
-    if run.cooldown_of != "trunk" and run.budgets:
-        stops = [int(e) for s, e in zip(run.segments, run.edges[1:], strict=True) if s.phase is Phase.COOLDOWN]
-        assert tuple(stops) == run.budgets
-
-
-@given(run=schedules(names=("wsd-s",)))
-def test_cooldowns_of_wsd_s_are_the_fraction_of_what_it_says(run):
-    lengths = [s.steps for s in run.segments if s.phase is Phase.COOLDOWN]
-    n = len(run.budgets) or run.cycles or 3
-    marks = np.array(run.budgets or [round(k * run.steps / n) for k in range(1, n + 1)])
-    of = np.diff(marks, prepend=0) if run.cooldown_of == "cycle" else marks
-    assert lengths == [round(run.cooldown * m) for m in of.tolist()]
-
-
-def test_rewarmup_rises_from_the_floor_to_the_peak():
-    run = make_schedule("wsd-s", peak_lr=1.0, budgets=(10, 20), cooldown=0.2, rewarmup=4, floor=0.2, shape="linear")
-    np.testing.assert_allclose(run.values()[8:15], [1.0, 0.6, 0.4, 0.6, 0.8, 1.0, 1.0])
-    assert run.windows("warmup") == [(10, 14)]
-
-
-def test_inverse_sqrt_takes_its_timescale_from_the_warmup():
-    assert InverseSqrtSchedule(peak_lr=1.0, steps=31, warmup=10).lr(20) == pytest.approx(R2)
-    assert InverseSqrtSchedule(peak_lr=1.0, steps=10_001).lr(10_000) == pytest.approx(R2)
-
-
-@pytest.mark.parametrize(
-    ("cooldown", "of", "updates"),
-    [(0.1, 10, 1), (0.29, 100, 29), (1 / 3, 10, 3), (0.25, 10, 2), (0.35, 10, 4), (0.999, 10, 10), (0.06, 10, 1)],
-)
-def test_fractions_round_to_the_nearest_whole_update(cooldown, of, updates):
-    assert WSD(peak_lr=1.0, steps=of, cooldown=cooldown).windows("cooldown") == [(of - updates, of)]
-
-
-@pytest.mark.parametrize(
-    ("steps", "cycles", "ends"), [(20, 3, [7, 13, 20]), (11, 3, [4, 7, 11]), (10, 4, [2, 5, 8, 10]), (3, 3, [1, 2, 3])]
-)
-def test_equal_cycles_end_at_the_nearest_whole_update(steps, cycles, ends):
-    assert CyclicCosine(peak_lr=1.0, steps=steps, cycles=cycles).edges.tolist() == [0, *ends]
-    assert CyclicCosine(peak_lr=1.0, steps=20).edges.tolist() == [0, 7, 13, 20]
-
-
-# --- make_schedule ---------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("options", "shape"),
-    [
-        ({}, Inverse(floor=0.1)),
-        ({"floor": 0.3}, Inverse(floor=0.3)),
-        ({"shape": "cosine"}, Cosine()),
-        ({"shape": "cosine", "floor": 0.3}, Cosine(floor=0.3)),
-        ({"shape": Cosine(floor=0.3)}, Cosine(floor=0.3)),
-        ({"shape": {"name": "cosine", "floor": 0.3}}, Cosine(floor=0.3)),
-    ],
-    ids=["default", "floor alone", "name", "name and floor", "value", "dict"],
-)
-def test_shape_can_be_given_in_every_way(options, shape):
-    made = make_schedule("wsd-s", peak_lr=1.0, steps=60, **options)
-    assert made.shape == shape
-    assert isinstance(made.shape, Shape)
-
-
-@pytest.mark.parametrize(
-    "row", [(30, 60), [30, 60], np.array([30, 60]), iter((30, 60))], ids=lambda x: type(x).__name__
-)
-def test_budgets_can_be_any_row(row):
-    made = make_schedule("wsd-s", peak_lr=1.0, budgets=row)
-    assert made == WSDS(peak_lr=1.0, steps=60, budgets=(30, 60))
-    assert hash(WSDS(peak_lr=1.0, steps=60, budgets=[30, 60])) == hash(made)
-
-
-def test_numbers_of_any_kind_become_plain_ones():
-    made = make_schedule(
-        "wsd", peak_lr=np.float32(0.5), steps=np.int64(60), warmup=np.uint8(5), cooldown=np.float64(0.2)
-    )
-    assert json.loads(json.dumps(made.to_dict()))["steps"] == 60
-    assert made == WSD(peak_lr=0.5, steps=60, warmup=5, cooldown=0.2)
-
-
-@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64, np.uint64])
-def test_steps_of_any_whole_type(kind):
-    run = CosineSchedule(peak_lr=1.0, steps=100)
-    assert run.lr(kind(99)) == run.values()[99]
-    np.testing.assert_array_equal(run.lr(np.array([99, 0], dtype=kind)), run.values()[[99, 0]])
-
-
-def test_no_steps_give_no_rates():
-    assert Constant(peak_lr=1.0, steps=3).lr([]).shape == (0,)
-
-
-# --- bad input -------------------------------------------------------------------------------------------------------
-WHOLE = [-1, 1.5, math.nan, math.inf, "5", None, True, [5]]
-
-
-@every_schedule
-@pytest.mark.parametrize("peak", [0, -1.0, math.nan, math.inf, "0.1", None, True, [0.1], 10**400], ids=repr)
-def test_bad_peaks_are_refused(name, peak):
-    with pytest.raises(InputError, match=r"peak_lr must be a (finite )?number in \(0, inf\), got"):
-        by_name(name, peak_lr=peak)
-
-
-@every_schedule
-@pytest.mark.parametrize("steps", [0, *(w for w in WHOLE if w is not None)], ids=repr)
-def test_bad_lengths_are_refused(name, steps):
-    with pytest.raises(InputError, match=r"steps \(updates of the run\) must be a whole number of at least 1, got"):
-        by_name(name, steps=steps)
-
-
-@every_schedule
-@pytest.mark.parametrize("warmup", WHOLE, ids=repr)
-def test_bad_warmups_are_refused(name, warmup):
-    with pytest.raises(InputError, match=r"warmup \(updates\) must be a whole number of at least 0, got"):
-        by_name(name, warmup=warmup)
-
-
-@every_schedule
-@pytest.mark.parametrize("warmup", [60, 61])
-def test_a_warmup_as_long_as_the_run_is_refused(name, warmup):
-    with pytest.raises(InputError, match="warmup must be shorter than the run of 60 updates"):
-        by_name(name, warmup=warmup)
-
-
-@every_schedule
-@pytest.mark.parametrize("step", [-1, 60, [0, 60], [-1, 0], np.array([[3], [99]])], ids=str)
-def test_a_step_outside_the_run_is_refused(name, step):
-    with pytest.raises(InputError, match=r"step must lie in 0\.\.59 for a run of 60 updates, got (-1|60|99)"):
-        by_name(name).lr(step)
-
-
-@every_schedule
-@pytest.mark.parametrize("step", [0.0, 1.5, True, None, "1", [0.0], [True]], ids=repr)
-def test_a_step_that_is_not_a_whole_number_is_refused(name, step):
-    with pytest.raises(InputError, match=r"step must be whole numbers in 0\.\.59"):
-        by_name(name).lr(step)
-
-
-def wsds(**options):
-    return lambda: make_schedule("wsd-s", peak_lr=1.0, **options)
-
-
-BAD = {
-    "unknown name": (lambda: make_schedule("zzz", peak_lr=1.0, steps=9), "choose one of: " + ", ".join(SCHEDULES)),
-    "misspelt name": (lambda: make_schedule("cyclic_cosin", peak_lr=1.0, steps=9), "Did you mean 'cyclic-cosine'"),
-    "no name": (lambda: make_schedule(None, peak_lr=1.0, steps=9), "unknown schedule None"),
-    "no length": (lambda: make_schedule("wsd", peak_lr=1.0), "'wsd' needs steps"),
-    "misspelt option": (lambda: make_schedule("wsd", peak_lr=1.0, steps=9, cool_down=0.5), "Did you mean 'cooldown'"),
-    "foreign option": (lambda: make_schedule("constant", peak_lr=1.0, steps=9, floor=0.1), "takes no option 'floor'"),
-    "misspelt shape": (lambda: make_schedule("wsd", peak_lr=1.0, steps=9, shape="lineer"), "Did you mean 'linear'"),
-    "shape of another kind": (lambda: WSD(peak_lr=1.0, steps=9, shape="linear"), "shape must be a decay shape"),
-    "no shape": (lambda: make_schedule("wsd", peak_lr=1.0, steps=9, shape=None), "shape must be a decay shape"),
-    "floor beside shape value": (wsds(steps=60, shape=Linear(), floor=0.1), "give floor inside the shape"),
-    "floor beside shape dict": (wsds(steps=60, shape={"name": "linear"}, floor=0.1), "give floor inside the shape"),
-    "exponent of a shape without": (wsds(steps=60, shape="linear", exponent=2), "takes no option 'exponent'"),
-    "cooldown zero": (lambda: WSD(peak_lr=1.0, steps=9, cooldown=0.0), r"cooldown .*in \(0, 1\], got 0"),
-    "cooldown above one": (lambda: WSD(peak_lr=1.0, steps=9, cooldown=1.1), r"cooldown .*in \(0, 1\], got 1.1"),
-    "cooldown nan": (lambda: WSD(peak_lr=1.0, steps=9, cooldown=math.nan), "cooldown .*got nan"),
-    "cooldown below an update": (lambda: WSD(peak_lr=1.0, steps=9, cooldown=0.05), "shorter than one update"),
-    "no room": (lambda: WSD(peak_lr=1.0, steps=9, warmup=5, cooldown=0.6), r"warmup \(5\) and cooldown .* exceed"),
-    "wsd-s whole cooldown": (wsds(steps=60, cooldown=1.0), r"cooldown .*in \(0, 1\), got 1"),
-    "wsd-s text cooldown": (wsds(budgets=(9, 20), cooldown="x", cooldown_of="trunk"), "cooldown .*got 'x'"),
-    "wsd-s nan cooldown": (wsds(budgets=(9, 20), cooldown=math.nan, cooldown_of="trunk"), "cooldown .*got nan"),
-    "unknown accounting": (wsds(steps=60, cooldown_of="cycles"), "choose one of: cycle, budget, trunk.*mean 'cycle'"),
-    "trunk without budgets": (wsds(steps=60, cooldown_of="trunk"), "needs the nominal budgets"),
-    "budgets fall": (wsds(budgets=(20, 10)), "budgets must increase, got 20, 10"),
-    "budgets repeat": (wsds(budgets=(20, 20)), "budgets must increase"),
-    "budgets fraction": (wsds(budgets=(10.5, 20)), "budgets .*whole number .*got 10.5"),
-    "budgets zero": (wsds(budgets=(0, 20)), "budgets .*of at least 1, got 0"),
-    "budgets text": (wsds(budgets="10,20"), "budgets must be a row of whole numbers"),
-    "budgets number": (wsds(budgets=20), "budgets must be a row of whole numbers"),
-    "budgets of text": (wsds(budgets=("a",), cycles=2), "budgets .*got 'a'"),
-    "budgets against cycles": (wsds(budgets=(20, 40), cycles=3), "2 budgets make 2 cycles, got cycles=3"),
-    "budgets against steps": (wsds(budgets=(20, 40), steps=50), "make a run of 40 updates, got steps=50"),
-    "trunk budgets against steps": (
-        wsds(budgets=(20, 40), steps=40, cooldown_of="trunk"),
-        "make a run of 42 updates, got steps=40",
-    ),
-    "no cycles": (wsds(steps=60, cycles=0), "cycles must be a whole number from 1 to 60, got 0"),
-    "more cycles than steps": (wsds(steps=60, cycles=61), "from 1 to 60, got 61"),
-    "cycle without cooldown": (wsds(steps=12, cycles=6), "shorter than one update"),
-    "overlapping cooldowns": (wsds(budgets=(100, 110), cooldown=0.5, cooldown_of="budget"), "does not fit between"),
-    "warmup longer than a cycle": (wsds(steps=60, warmup=19), "cycle 1 of wsd-s has 18 updates before its cooldown"),
-    "rewarmup longer than a cycle": (wsds(steps=60, rewarmup=19), "cycle 2 of wsd-s has 18 updates before"),
-    "cosine cycle all warmup": (
-        lambda: make_schedule("cyclic-cosine", peak_lr=1.0, steps=60, warmup=20),
-        "cycle 1 of cyclic-cosine has 20 updates, warmup 20 leaves none",
-    ),
-    "cosine budgets against steps": (
-        lambda: make_schedule("cyclic-cosine", peak_lr=1.0, steps=60, budgets=(20, 50)),
-        "make a run of 50 updates, got steps=60",
-    ),
-    "cosine floor": (lambda: CosineSchedule(peak_lr=1.0, steps=9, floor=1.5), "floor .*got 1.5"),
-    "cyclic cosine floor": (lambda: CyclicCosine(peak_lr=1.0, steps=9, floor=-0.5), "floor .*got -0.5"),
-    "linear floor": (lambda: LinearToFloor(peak_lr=1.0, steps=9, floor=math.nan), "floor .*got nan"),
-    "timescale zero": (lambda: InverseSqrtSchedule(peak_lr=1.0, steps=9, timescale=0.0), r"timescale .*\(0, inf\)"),
-    "unknown phase": (lambda: Constant(peak_lr=1.0, steps=9).windows("warm-up"), "unknown phase .*mean 'warmup'"),
-    "area backwards": (lambda: Constant(peak_lr=1.0, steps=9).area(5, 3), "start must be a whole number from 0 to 3"),
-    "area beyond the end": (lambda: Constant(peak_lr=1.0, steps=9).area(0, 10), "stop must be .* from 0 to 9, got 10"),
-    "empty description": (lambda: schedule_from_dict({}), "unknown schedule None"),
-    "description without peak": (lambda: schedule_from_dict({"name": "constant", "steps": 9}), "peak_lr .*got None"),
-    "joined of nothing": (lambda: schedule_from_dict({"name": "joined", "peak_lr": 1.0}), "needs at least one update"),
-    "joined with more": (
-        lambda: schedule_from_dict({"name": "joined", "peak_lr": 1.0, "steps": 9}),
-        "no option 'steps'",
-    ),
-}
-
-
-@pytest.mark.parametrize(("make", "message"), BAD.values(), ids=BAD)
-def test_bad_input(make, message):
-    with pytest.raises(InputError, match=message):
-        make()
-
-
-@pytest.mark.parametrize("field", ["rewarmup", "cycles"])
-@pytest.mark.parametrize("value", [w for w in WHOLE if w is not None], ids=repr)
-@pytest.mark.parametrize("name", ["wsd-s", "cyclic-cosine"])
-def test_bad_whole_numbers_of_cycles(name, field, value):
-    with pytest.raises(InputError, match=f"{field}.* must be a whole number"):
-        by_name(name, **{field: value})
-
-
-@given(shape=shapes())
-def test_a_bad_schedule_fails_at_construction_not_when_the_decay_starts(shape):
-    """Misspelt decays in public code fail after nine tenths of the run; here the value cannot exist."""
-    with pytest.raises(InputError):
-        WSD(peak_lr=1.0, steps=100, shape=shape.name)

@@ -11,7 +11,7 @@ import xarray as xr
 from riverval import schema
 from riverval.errors import StoreError
 from riverval.provenance import provenance
-from riverval.schema import ATTRS, COORDS, SOURCES, STATUSES, VARIABLES, attrs_of, build, validate
+from riverval.schema import ATTRS, COMPANIONS, COORDS, SOURCES, STATUSES, VARIABLES, attrs_of, build, validate
 
 
 @pytest.fixture
@@ -56,6 +56,8 @@ def test_every_name_can_be_built_in_each_of_its_forms(name):
         text = np.full((2,) * len(axes), "toy")
         values = {axis: ["a", "b"] if COORDS[axis].dtype == "str" else [0, 1] for axis in axes}
         values.setdefault(name, text if spec.dtype == "str" else np.ones((2,) * len(axes), dtype=spec.dtype))
+        for beside in (n for axis in axes for n in COMPANIONS.get(axis, ())):
+            values.setdefault(beside, [0, 1])
         built = build(values, {name: axes}, "toy").assign_attrs(provenance("t", config={}, seed=0))
         validate(built)
         assert built[name].dims == axes

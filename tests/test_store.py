@@ -54,6 +54,7 @@ def datasets(draw):
     values |= {"interpolation_loss": array(pairs, 2), "final_train_loss": array()}
     values["pair"] = np.array(values["pair"], dtype=str)
     values["diverged_at"] = draw(hnp.arrays("i8", replicates))
+    values["diverged"] = values["diverged_at"] >= 0
     out = stamped(values, source=draw(st.sampled_from(["theory", "toy", "real"])))
     out.attrs["title"] = draw(texts)
     return out
@@ -85,7 +86,7 @@ def test_xarray_alone_understands_a_file(tmp_path, ds):
 
 def test_long_variables_are_compressed_without_loss(tmp_path, rng):
     steps = np.arange(5000)
-    ds = stamped({"step": steps, "lr": np.repeat(rng.normal(size=50), 100)})
+    ds = stamped({"step": steps, "lr": np.repeat(rng.normal(size=50), 100), "phase": np.ones(5000)})
     path = store.save(ds, tmp_path / "run.nc")
     xr.testing.assert_identical(store.load(path), ds)
     assert path.stat().st_size < ds.nbytes / 2
@@ -167,7 +168,9 @@ from riverval.errors import RivervalError
 from riverval.provenance import provenance
 from riverval.schema import build
 
-ds = build({"step": np.arange(20_000), "lr": np.random.default_rng(0).normal(size=20_000)}, {}, "toy")
+n = 20_000
+values = {"step": np.arange(n), "lr": np.random.default_rng(0).normal(size=n), "phase": np.ones(n)}
+ds = build(values, {}, "toy")
 ds.attrs = provenance("second", config={}, seed=0)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
@@ -270,7 +273,7 @@ def test_a_read_only_folder_is_a_store_error(tmp_path, ds):
         with pytest.raises(StoreError, match="Permission denied"):
             store.save(ds, tmp_path / "run.nc")
         with pytest.raises(StoreError, match="Permission denied"):
-            store.new_run(tmp_path, "a", default="b")
+            store.new_run(tmp_path, "a", default="b", source="toy")
     finally:
         tmp_path.chmod(0o700)
 
@@ -290,40 +293,58 @@ def test_a_killed_run_is_not_hidden_by_the_one_it_was_to_replace(tmp_path, ds):
     assert store.load(tmp_path).attrs["status"] == "running"
 
 
+def test_a_run_of_another_kind_is_not_replaced(tmp_path, ds):
+    folder = store.new_run(tmp_path, "mine", default="toy", source="toy")
+    store.save(ds, folder / store.RUN_FILE)
+    assert store.new_run(tmp_path, "mine", default="toy", source="toy", overwrite=True) == folder
+    with pytest.raises(InputError, match="holds a toy run, which a real run does not replace"):
+        store.new_run(tmp_path, "mine", default="cnn", source="real", overwrite=True)
+
+
+def test_only_an_empty_folder_is_discarded(tmp_path):
+    for name, kept in (("empty", False), ("full", True)):
+        folder = store.new_run(tmp_path, name, default="toy", source="toy")
+        if kept:
+            (folder / "notes.txt").write_text("mine")
+        store.discard_if_empty(folder)
+        assert folder.exists() == kept
+    store.discard_if_empty(tmp_path / "gone")
+
+
 # --- run folders -----------------------------------------------------------------------------------------------------
 def test_automatic_names_are_numbered(tmp_path):
-    runs = [store.new_run(tmp_path / "runs", None, default="toy") for _ in range(3)]
+    runs = [store.new_run(tmp_path / "runs", None, default="toy", source="toy") for _ in range(3)]
     assert [r.name for r in runs] == ["toy", "toy-2", "toy-3"]
     assert all(r.is_dir() for r in runs)
 
 
 def test_a_named_run_is_refused_where_it_exists(tmp_path):
-    folder = store.new_run(tmp_path, "mine", default="toy")
-    assert store.new_run(tmp_path, "mine", default="toy") == folder  # still empty
+    folder = store.new_run(tmp_path, "mine", default="toy", source="toy")
+    assert store.new_run(tmp_path, "mine", default="toy", source="toy") == folder  # still empty
     (folder / "run.nc").touch()
     with pytest.raises(InputError, match="exists; choose another --name, or replace it with --overwrite"):
-        store.new_run(tmp_path, "mine", default="toy")
-    assert store.new_run(tmp_path, "mine", default="toy", overwrite=True) == folder
+        store.new_run(tmp_path, "mine", default="toy", source="toy")
+    assert store.new_run(tmp_path, "mine", default="toy", source="toy", overwrite=True) == folder
     assert (folder / "run.nc").exists()
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a/", "../a", "a\0b"], ids=repr)
 def test_a_name_that_is_a_path_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="must be a plain folder name"):
-        store.new_run(tmp_path, name, default="toy")
+        store.new_run(tmp_path, name, default="toy", source="toy")
 
 
 @pytest.mark.parametrize("name", [None, "mine"])
 def test_a_root_that_is_a_file_is_a_store_error(tmp_path, name):
     (tmp_path / "runs").touch()
     with pytest.raises(StoreError, match="cannot make the run folder"):
-        store.new_run(tmp_path / "runs", name, default="toy")
+        store.new_run(tmp_path / "runs", name, default="toy", source="toy")
 
 
 def test_a_file_of_the_runs_name_is_a_store_error(tmp_path):
     (tmp_path / "mine").touch()
     with pytest.raises(StoreError, match="a file of that name is in the way"):
-        store.new_run(tmp_path, "mine", default="toy", overwrite=True)
+        store.new_run(tmp_path, "mine", default="toy", source="toy", overwrite=True)
 
 
 # --- provenance ------------------------------------------------------------------------------------------------------

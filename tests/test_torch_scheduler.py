@@ -96,6 +96,17 @@ def test_refuses_an_optimizer_of_another_peak():
         torch_scheduler(RUN, optimizer_of(0.1, 0.2))
 
 
+@pytest.mark.parametrize(("rate", "fits"), [(0.1 * 3, True), (0.3 * (1 + 5e-10), True), (0.3 * (1 + 1e-8), False)])
+def test_peaks_may_differ_by_rounding(rate, fits):
+    optimizer = optimizer_of(rate)
+    assert rate != RUN.peak_lr
+    if fits:
+        assert torch_scheduler(RUN, optimizer).base_lrs == [rate]
+    else:
+        with pytest.raises(InputError, match=r"peak_lr is 0.3 but"):
+            torch_scheduler(RUN, optimizer)
+
+
 def test_a_scheduled_optimizer_is_known_by_its_peak_not_by_its_present_rate():
     optimizer = optimizer_of(0.3)
     follow(optimizer, torch_scheduler(RUN, optimizer), 60)

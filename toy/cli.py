@@ -31,7 +31,10 @@ app = typer.Typer(no_args_is_help=True, context_settings=_CONTEXT, rich_markup_m
 
 @app.callback()
 def toy() -> None:
-    """Simulate analytic river valleys beside their exact solution."""
+    """Simulate analytic river valleys beside their exact solution.
+
+    Example: riverval toy simulate --lr 0.1 --decay wsd-s
+    """
 
 
 # The shape of the valley and its noise are chosen so that by default, in the stable phase, the hill loss hides a
@@ -76,32 +79,48 @@ def simulate_command(
     valley = StraightRiver(slope, parse_numbers("--curvature", curvature))
     setting = Setting(loss=valley, schedule=schedule, sigma=sigma, start=_start(start), every=every)
     check_size(setting, replicates)
-    folder = store.new_run(out, name, default=f"toy-{decay}", overwrite=overwrite)
+    folder = store.new_run(out, name, default=f"toy-{decay}", source="toy", overwrite=overwrite)
     say(
         f"straight river, slope {slope:g}, hills {curvature}, noise {sigma:g}; {schedule.describe()}, "
-        f"peak rate {lr:g}; {replicates} replicates of {schedule.total} updates, seed {seed}; writing to {folder}"
+        f"peak rate {lr:g}; {_count(replicates, 'replicate')} of {_count(schedule.total, 'update')}, seed {seed}; "
+        f"writing to {folder}"
     )
     if setting.instability():
-        complain(f"{setting.instability()}: the run will diverge")
-    with warnings.catch_warnings(), progress(schedule.total, "toy") as update:
-        warnings.simplefilter("ignore", UnstableWarning)  # said above
-        ds = simulate(
-            valley,
-            schedule,
-            sigma=sigma,
-            replicates=replicates,
-            rng=np.random.default_rng(seed),
-            start=setting.start,
-            every=every,
-            progress=update,
-        )
-    _keep(ds, folder, overwrite)
+        complain(f"{setting.instability()}: a long run diverges")
+    try:
+        ds = _simulate(setting, replicates, seed)
+        _keep(ds, folder, overwrite)
+    finally:
+        store.discard_if_empty(folder)  # of a run that failed before it wrote anything
     _report(ds)
     if ds.attrs["status"] == "interrupted":
         made = ds.sizes["step"]
-        complain(f"interrupted after {made} of {schedule.total} updates; what was recorded until then is kept")
+        complain(
+            f"interrupted after {made} of {_count(schedule.total, 'update')}; what was recorded until then is kept"
+        )
         raise typer.Exit(130)
-    say("smaller errors, a longer run: --replicates 8192 --steps 1000000 (a quarter of an hour)")
+    if ds.attrs["status"] == "complete":
+        say("smaller errors, a longer run: --replicates 8192 --steps 1000000 (a quarter of an hour)")
+
+
+def _simulate(setting: Setting, replicates: int, seed: int) -> xr.Dataset:
+    with warnings.catch_warnings(), progress(setting.total, "toy") as update:
+        warnings.simplefilter("ignore", UnstableWarning)  # said already
+        return simulate(
+            setting.loss,
+            setting.schedule,
+            sigma=setting.sigma,
+            replicates=replicates,
+            rng=np.random.default_rng(seed),
+            start=setting.start,
+            every=setting.every,
+            progress=update,
+        )
+
+
+def _count(number: int, noun: str) -> str:
+    """'1 update', '2 updates'."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _start(text: str) -> float | str:
@@ -134,8 +153,11 @@ def _report(ds: xr.Dataset) -> None:
     if lost:
         at = ds["diverged_at"].values
         first = int(at[at >= 0].min())
-        say(f"{lost} of {ds.sizes['replicate']} replicates diverged, the first after {first} updates")
+        of = _count(ds.sizes["replicate"], "replicate")
+        say(f"{lost} of {of} diverged, the first after {_count(first, 'update')}")
 
 
 def _z(row: Row) -> str:
-    return "-" if math.isnan(row.z) else f"{row.z:+.1f}"
+    if math.isnan(row.z):
+        return "-"
+    return f"{row.z:+.1f}" if abs(row.z) < 1e6 else f"{row.z:+.1e}"

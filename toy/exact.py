@@ -12,20 +12,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import xarray as xr
 
-from .._checks import check_int, check_number
+from .._checks import check_number, check_steps
 from .._typing import ArrayLike, FloatArray, IntArray
 from ..errors import InputError
 from ..provenance import provenance
 from ..schedules import Schedule
 from ..schema import build
-from .losses import StraightRiver
-from .setting import Setting
+from .losses import LARGEST, StraightRiver
+from .setting import Setting, check_sigma
 
 _LARGEST = np.finfo(np.float64).max
+
+# An unstable setting ends at infinity, and infinity times nothing is nan: both are shown, and not warned of.
+_beyond_range = partial(np.errstate, over="ignore", invalid="ignore")
 
 
 def stationary_variance(lr: float, curvature: ArrayLike, sigma: float) -> FloatArray:
@@ -41,7 +45,7 @@ def stationary_variance(lr: float, curvature: ArrayLike, sigma: float) -> FloatA
     0.0625
     """
     h = _stable_curvature(lr, curvature)
-    check_number("sigma", sigma, low=0.0, what="standard deviation of the gradient noise")
+    check_sigma(sigma)
     return lr * sigma**2 / (h * (2.0 - lr * h))
 
 
@@ -72,7 +76,7 @@ def optimal_decay(lr: float, curvature: float, steps: int) -> FloatArray:
     [0.05, 0.045455, 0.041667]
     """
     h = float(_stable_curvature(lr, curvature))
-    t = np.arange(check_int("steps", steps, low=1, what="of the cooldown"), dtype=np.float64)
+    t = np.arange(check_steps("steps", steps, low=1, what="of the cooldown"), dtype=np.float64)
     return 1.0 / (2.0 / lr + h * t)
 
 
@@ -87,7 +91,7 @@ def optimal_final_hill(lr: float, curvature: float, sigma: float, steps: int) ->
     >>> round(optimal_final_hill(0.1, 2.0, 1.5, 40), 8)
     0.01147959
     """
-    check_number("sigma", sigma, low=0.0, what="standard deviation of the gradient noise")
+    check_sigma(sigma)
     return 0.5 * sigma**2 * float(optimal_decay(lr, curvature, steps)[-1])
 
 
@@ -108,32 +112,36 @@ class Moments:
 
     @property
     def expected_river(self) -> FloatArray:
-        return -self.loss.slope * self.river_mean
+        with _beyond_range():
+            return -self.loss.slope * self.river_mean
 
     @property
     def expected_hill(self) -> FloatArray:
-        with np.errstate(over="ignore"):  # an unstable setting ends at infinity
+        with _beyond_range():
             return 0.5 * np.sum(self.loss.curvatures * (self.hill_mean**2 + self.hill_variance), axis=1)
 
     @property
     def expected_loss(self) -> FloatArray:
-        return self.expected_river + self.expected_hill
+        with _beyond_range():
+            return self.expected_river + self.expected_hill
 
     @property
     def river_std(self) -> FloatArray:
-        return self.loss.slope * np.sqrt(self.river_variance)
+        with _beyond_range():
+            return self.loss.slope * np.sqrt(self.river_variance)
 
     @property
     def hill_std(self) -> FloatArray:
         h2 = np.square(self.loss.curvatures)
-        with np.errstate(over="ignore"):
+        with _beyond_range():
             squared_mean = np.minimum(self.hill_mean**2, _LARGEST)  # finite, so that times a variance of 0 it is 0
-            variance = 2.0 * self.hill_variance**2 + 4.0 * (squared_mean * self.hill_variance)
+            spread = np.minimum(self.hill_variance, _LARGEST)  # and likewise
+            variance = 2.0 * self.hill_variance**2 + 4.0 * (squared_mean * spread)
             return np.sqrt(0.25 * np.sum(h2 * variance, axis=1))
 
     @property
     def loss_std(self) -> FloatArray:
-        with np.errstate(over="ignore"):
+        with _beyond_range():
             return np.hypot(self.river_std, self.hill_std)
 
 
@@ -155,30 +163,32 @@ def moments(
 
     Args:
         loss: the valley, with m hill directions.
-        lr: rate of each update, shape (T,).
+        lr: rate of each update, finite and >= 0, shape (T,).
         states: state numbers in 0..T, increasing, shape (n,).
         sigma: standard deviation of the gradient noise in each coordinate.
         hill_mean: mean of the hill coordinates of state 0, a number or shape (m,).
         hill_variance: their variance, likewise.
 
     Raises:
-        InputError: states outside 0..T or not increasing, or a negative variance or sigma.
+        InputError: states outside 0..T or not increasing, or a rate, mean, variance or sigma out of range.
     """
-    rates = np.asarray(lr, dtype=np.float64)
+    rates = _rates(lr)
     asked = np.asarray(states, dtype=np.int64)
     if asked.ndim != 1 or not asked.size or asked[0] < 0 or asked[-1] > rates.size or np.any(np.diff(asked) <= 0):
         raise InputError(f"states must be increasing numbers in 0..{rates.size}, got {states!r}")
-    check_number("sigma", sigma, low=0.0, what="standard deviation of the gradient noise")
+    check_sigma(sigma)
     h = np.array(loss.curvatures)
     mean = np.broadcast_to(np.asarray(hill_mean, dtype=np.float64), h.shape)
     variance = np.broadcast_to(np.asarray(hill_variance, dtype=np.float64), h.shape)
-    if np.any(variance < 0):
-        raise InputError(f"hill_variance must not be negative, got {hill_variance!r}")
+    if not np.all(np.isfinite(mean)):
+        raise InputError(f"hill_mean must be finite, got {hill_mean!r}")
+    if not np.all((variance >= 0) & np.isfinite(variance)):
+        raise InputError(f"hill_variance must be finite and not negative, got {hill_variance!r}")
 
     cuts = np.union1d(asked, np.arange(0, asked[-1] + 1, math.isqrt(rates.size) + 1))
     means, variances = np.empty((cuts.size, h.size)), np.empty((cuts.size, h.size))
     means[0], variances[0] = mean, variance
-    with np.errstate(over="ignore", invalid="ignore"):
+    with _beyond_range():
         factors, noises = _pieces(rates, cuts, h, sigma)
         # Unstable pieces overflow; held at the largest number, they still leave a mean or variance of zero at zero.
         factors = np.clip(factors, -_LARGEST, _LARGEST)
@@ -187,10 +197,22 @@ def moments(
             np.multiply(factors[k], means[k], out=means[k + 1])
             np.multiply(squares[k], variances[k], out=variances[k + 1])
             variances[k + 1] += noises[k]
+        time = np.concatenate([[0.0], np.cumsum(rates)])[asked]
+        heat = np.concatenate([[0.0], np.cumsum(rates**2)])[asked]
+        river, spread = loss.slope * time, sigma**2 * heat
     at = np.searchsorted(cuts, asked)
-    time = np.concatenate([[0.0], np.cumsum(rates)])[asked]
-    heat = np.concatenate([[0.0], np.cumsum(rates**2)])[asked]
-    return Moments(loss, asked, loss.slope * time, sigma**2 * heat, means[at], variances[at])
+    return Moments(loss, asked, river, spread, means[at], variances[at])
+
+
+def _rates(lr: ArrayLike) -> FloatArray:
+    rates = np.asarray(lr, dtype=np.float64)
+    if rates.ndim != 1:
+        raise InputError(f"lr must be a row of rates, one for each update, got the shape {rates.shape}")
+    bad = ~(np.isfinite(rates) & (rates >= 0))
+    if bad.any():
+        t = int(np.argmax(bad))
+        raise InputError(f"lr must be finite rates of at least 0, got {rates[t]:g} for update {t}")
+    return rates
 
 
 def setting_moments(setting: Setting) -> Moments:
@@ -264,8 +286,8 @@ def _pieces(rates: FloatArray, cuts: IntArray, h: FloatArray, sigma: float) -> t
 def _stable_curvature(lr: float, curvature: ArrayLike) -> FloatArray:
     check_number("lr", lr, low=0.0, open_low=True)
     h = np.asarray(curvature, dtype=np.float64)
-    if not np.all(np.isfinite(h) & (h > 0)):
-        raise InputError(f"curvature must be > 0, got {curvature!r}")
+    if not np.all((h > 0) & (h <= LARGEST)):
+        raise InputError(f"curvature must be > 0 and at most {LARGEST:g}, got {curvature!r}")
     if np.any(lr * h >= 2.0):
         steepest = float(h.max())
         raise InputError(

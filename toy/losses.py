@@ -6,28 +6,23 @@ splits as value = river + hill, where `river` is the loss of the state's project
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .._checks import check_number, check_options, pick
+from .._registry import registrar
 from .._typing import FloatArray
 from ..errors import InputError
 
 LOSSES: dict[str, type[StraightRiver]] = {}
 
+LARGEST = 1e100
+"""Size of the largest number a setting may have: squares, and their product with a third number, are still finite."""
 
-def register_loss(name: str) -> Callable[[type[StraightRiver]], type[StraightRiver]]:
-    """Put a loss class into `LOSSES`."""
 
-    def add(cls: type[StraightRiver]) -> type[StraightRiver]:
-        cls.name = name
-        LOSSES[name] = cls
-        return cls
-
-    return add
+register_loss = registrar(LOSSES)
 
 
 @register_loss("straight")
@@ -41,7 +36,7 @@ class StraightRiver:
 
     Args:
         slope: fall of the loss per unit of distance along the river, c >= 0.
-        curvatures: second derivative of each hill direction, h_i > 0; at least one.
+        curvatures: second derivative of each hill direction, h_i > 0; at least one. No number is above 1e100.
 
     Raises:
         InputError: a slope or curvature outside its range, or no curvature.
@@ -57,11 +52,11 @@ class StraightRiver:
     curvatures: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        check_number("slope", self.slope, low=0.0, what="fall of the loss per unit of river")
+        check_number("slope", self.slope, low=0.0, high=LARGEST, what="fall of the loss per unit of river")
         if not isinstance(self.curvatures, tuple) or not self.curvatures:
             raise InputError(f"curvatures must be a tuple of at least one number > 0, got {self.curvatures!r}")
         for h in self.curvatures:
-            check_number("curvatures", h, low=0.0, open_low=True, what="of the hill directions")
+            check_number("curvatures", h, low=0.0, high=LARGEST, open_low=True, what="of the hill directions")
         # What the gradient needs, once; not fields, so equality and to_dict ignore them.
         object.__setattr__(self, "_h", np.array(self.curvatures, dtype=np.float64))
         object.__setattr__(self, "_diagonal", np.array([0.0, *self.curvatures], dtype=np.float64))

@@ -13,14 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import check_int, check_number
+from .._checks import check_number, check_steps
 from .._typing import FloatArray, IntArray
 from ..errors import InputError
 from ..schedules import Schedule
-from .losses import StraightRiver
+from .losses import LARGEST, StraightRiver
 
 STATIONARY = "stationary"
 DEFAULT_STATES = 400
+
+
+def check_sigma(sigma: float) -> None:
+    """The standard deviation of the gradient noise, wherever it is given.
+
+    Raises:
+        InputError: not a number from 0 to 1e100.
+    """
+    check_number("sigma", sigma, low=0.0, high=LARGEST, what="standard deviation of the gradient noise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +56,15 @@ class Setting:
     every: int | None = None
 
     def __post_init__(self) -> None:
-        check_number("sigma", self.sigma, low=0.0, what="standard deviation of the gradient noise")
+        check_sigma(self.sigma)
         if self.every is not None:
-            check_int("every", self.every, low=1, what="updates between recorded states")
+            check_steps("every", self.every, low=1, what="updates between recorded states")
         if self.start != STATIONARY:
             if isinstance(self.start, str):
                 raise InputError(f"start must be a number or {STATIONARY!r}, got {self.start!r}")
-            check_number("start", self.start, what=f"of the hill coordinates, or {STATIONARY!r}")
+            check_number(
+                "start", self.start, low=-LARGEST, high=LARGEST, what=f"of the hill coordinates, or {STATIONARY!r}"
+            )
         elif self.instability():
             raise InputError(f"there is no stationary start: {self.instability()}; give a number as start")
 
@@ -69,25 +80,33 @@ class Setting:
 
     def states(self) -> IntArray:
         """Numbers of the recorded states, increasing: 0, every, ..., T and both ends of each cooldown."""
-        ends = [state for window in self.schedule.windows("cooldown") for state in window]
         regular = np.arange(0, self.total + 1, self.spacing)
-        return np.union1d(regular, [0, self.total, *ends]).astype(np.int64)
+        return np.union1d(regular, list(self._ends())).astype(np.int64)
+
+    def count_states(self) -> int:
+        """Number of recorded states, without making them."""
+        return self.total // self.spacing + 1 + sum(state % self.spacing > 0 for state in self._ends())
+
+    def _ends(self) -> set[int]:
+        """The states that are recorded whatever the spacing."""
+        return {self.total, *(state for window in self.schedule.windows("cooldown") for state in window)}
 
     def start_moments(self) -> tuple[FloatArray, FloatArray]:
         """Mean and variance of each hill coordinate of state 0; both of shape (m,)."""
         h = np.array(self.loss.curvatures)
         if self.start == STATIONARY:
             lr = self.schedule.peak_lr
-            return np.zeros_like(h), lr * self.sigma**2 / (h * (2.0 - lr * h))
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a curvature next to nothing
+                return np.zeros_like(h), lr * self.sigma**2 / (h * (2.0 - lr * h))
         return np.full_like(h, float(self.start)), np.zeros_like(h)
 
     def instability(self) -> str:
-        """Why the hills throw SGD out at the peak rate, or '' where they hold it (lr h < 2 for every h)."""
+        """Why SGD does not settle between the hills at the peak rate, or '' where it does (lr h < 2 for every h)."""
         steepest = max(self.loss.curvatures)
         if self.schedule.peak_lr * steepest < 2.0:
             return ""
         return (
-            f"the peak rate {self.schedule.peak_lr:g} is unstable for the curvature {steepest:g}, "
+            f"the peak rate {self.schedule.peak_lr:g} does not settle at the curvature {steepest:g}, "
             f"whose limit is 2/h = {2.0 / steepest:g}"
         )
 

@@ -18,8 +18,12 @@ from .exact import setting_moments
 from .losses import StraightRiver
 from .setting import Setting
 
-LARGEST_RECORD = 8 * 2**30
-"""Bytes that the recorded arrays of one simulation may take."""
+MOST_MEMORY = 8 * 2**30
+"""Bytes that the arrays of one simulation may take."""
+
+# Measured at the peak. A state: loss, river and hill as recorded and once more for the dataset. An update: rates, sums
+# and the exact moments, of which the dataset keeps 17 bytes. A coordinate: state, gradient and noise.
+_BYTES_OF_STATE, _BYTES_OF_UPDATE, _BYTES_OF_COORDINATE = 48, 50, 24
 
 # Normals drawn at a time: few enough for the cache, many enough that the call costs nothing. Not seen in any result.
 BLOCK = 32_768
@@ -31,7 +35,7 @@ _PIECE = 8192
 
 
 class UnstableWarning(RuntimeWarning):
-    """The peak rate lies above the stability limit of the steepest hill: the run will diverge."""
+    """The peak rate is not below the limit 2/h of the steepest hill: SGD does not settle, a long run diverges."""
 
 
 def simulate(
@@ -72,7 +76,7 @@ def simulate(
         diverged and diverged_at (replicate). attrs["status"] is complete, diverged (any replicate) or interrupted.
 
     Raises:
-        InputError: a value out of range, or records beyond `LARGEST_RECORD`.
+        InputError: a value out of range, or a run that needs more than `MOST_MEMORY`.
 
     Warns:
         UnstableWarning: peak_lr h >= 2 for some hill direction.
@@ -80,7 +84,7 @@ def simulate(
     setting = Setting(loss=loss, schedule=schedule, sigma=sigma, start=start, every=every)
     check_size(setting, replicates)
     if setting.instability():
-        warnings.warn(f"{setting.instability()}: the run will diverge", UnstableWarning, stacklevel=2)
+        warnings.warn(f"{setting.instability()}: a long run diverges", UnstableWarning, stacklevel=2)
     origin = {"bit_generator": type(rng.bit_generator).__name__, **_seed_of(rng)}
     record = _Record(setting.states(), replicates)
     interrupted = False
@@ -98,19 +102,20 @@ def simulate(
 
 
 def check_size(setting: Setting, replicates: int) -> None:
-    """Refuse a number of replicates below one, or one whose records would not fit.
+    """Refuse a number of replicates below one, or a run that would not fit; nothing is allocated to find out.
 
     Raises:
         InputError: saying the memory needed and how to need less.
     """
     check_int("replicates", replicates, low=1)
-    states = len(setting.states())
-    need = 3 * 8 * replicates * states + 17 * setting.total  # loss, river, hill; step, lr, phase
-    if need > LARGEST_RECORD:
+    states = setting.count_states()
+    need = replicates * (_BYTES_OF_STATE * states + _BYTES_OF_COORDINATE * setting.loss.dim)
+    need += _BYTES_OF_UPDATE * setting.total
+    if need > MOST_MEMORY:
         raise InputError(
-            f"recording {states} states of {replicates} replicates needs {need / 2**30:.1f} GiB, more than the "
-            f"{LARGEST_RECORD / 2**30:g} GiB allowed; record fewer states (a larger every, now {setting.spacing}) "
-            f"or use fewer replicates"
+            f"the run needs {need / 2**30:.1f} GiB, more than the {MOST_MEMORY / 2**30:g} GiB allowed, for "
+            f"{setting.total} updates and {states} recorded states of {replicates} replicates; use fewer updates or "
+            f"replicates, or record fewer states (a larger every, now {setting.spacing})"
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from ..segments import Phase
+from ..segments import Phase, windows_of
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Row:
 
     `mean` and `error` (its standard error, nan for a single replicate) are of the simulated replicates; `exact` is the
     expectation and `exact_error` the exact standard error of a mean over as many replicates. `z` = (mean - exact) /
-    exact_error, nan where nothing is random.
+    exact_error, nan where nothing is random, and in a run of which any replicate diverged: `mean` is still that of all.
     """
 
     quantity: str
@@ -38,7 +38,7 @@ def summarise(ds: xr.Dataset) -> list[Row]:
     recorded = set(ds["eval_step"].values.tolist())
     last = max(recorded)
     rows, told = [], set()
-    for k, ends in enumerate(_cooldowns(ds), start=1):
+    for k, ends in enumerate(windows_of(ds["phase"].values, Phase.COOLDOWN), start=1):
         for name in ("hill", "river"):
             for word, state in zip(("before", "after"), ends, strict=True):
                 if state in recorded:
@@ -57,12 +57,6 @@ def row_of(ds: xr.Dataset, name: str, state: int, quantity: str) -> Row:
     with np.errstate(invalid="ignore", over="ignore"):  # diverged replicates are shown as they are
         mean = float(values.mean())
         error = float(values.std(ddof=1)) / root if values.size > 1 else math.nan
-    z = (mean - exact) / (std / root) if std > 0 and math.isfinite(exact) else math.nan
+    told = std > 0 and math.isfinite(exact) and not ds["diverged"].values.any()
+    z = (mean - exact) / (std / root) if told else math.nan
     return Row(quantity, state, mean, error, z, exact, std / root)
-
-
-def _cooldowns(ds: xr.Dataset) -> list[tuple[int, int]]:
-    """First and last state of each cooldown among the updates made."""
-    mask = np.concatenate([[False], ds["phase"].values == Phase.COOLDOWN, [False]])
-    edges = np.flatnonzero(mask[1:] != mask[:-1]).reshape(-1, 2)
-    return [(int(a), int(b)) for a, b in edges]

@@ -32,6 +32,20 @@ def test_lr_of_all_steps_in_any_order(benchmark, rng, name):
     report(benchmark)
 
 
+@pytest.mark.parametrize("cycles", [200, 2000, 20_000])
+@pytest.mark.parametrize("name", ["wsd-s", "cyclic-cosine"])
+def test_lr_of_all_steps_of_many_cycles_in_any_order(benchmark, rng, name, cycles):
+    schedule = make_schedule(name, peak_lr=1e-3, steps=STEPS, cycles=cycles)
+    assert len(benchmark(schedule.lr, rng.permutation(STEPS))) == STEPS
+    report(benchmark)
+
+
+@pytest.mark.parametrize("name", ["wsd-s", "cyclic-cosine"])
+def test_lr_of_one_step_of_many_cycles(benchmark, name):
+    schedule = make_schedule(name, peak_lr=1e-3, steps=STEPS, cycles=2000)
+    assert benchmark(schedule.lr, STEPS // 2) > 0
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_lr_of_one_step(benchmark, name):
     schedule = make_schedule(name, peak_lr=1e-3, steps=STEPS, warmup=2000)

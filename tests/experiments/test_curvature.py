@@ -42,11 +42,11 @@ def cnn():
 def attention():
     transformers = pytest.importorskip("transformers")
     config = transformers.GPTNeoXConfig(
-        vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        vocab_size=5, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
         max_position_embeddings=8, attn_implementation="sdpa", bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     model = transformers.GPTNeoXForCausalLM(config).double()
-    return model, predict, [(torch.randint(11, (3, 6)), torch.randint(11, (3, 6))) for _ in range(2)]
+    return model, predict, [(torch.randint(5, (3, 4)), torch.randint(5, (3, 4))) for _ in range(2)]
 
 
 def dense_hessian(loss, at):
@@ -63,10 +63,24 @@ def problem(request):
     return model, LossOnBatches(model, loss, batches, weights=[len(b[0]) for b in batches])
 
 
-@pytest.mark.parametrize("keep_graph", [True, False])
-def test_products_equal_those_of_the_dense_hessian(problem, keep_graph):
+@pytest.fixture(scope="module")
+def known_hessians():
+    return {}
+
+
+@pytest.fixture
+def dense(problem, known_hessians, request):
+    """The Hessian of `problem`, worked out once: it is the slowest part of these tests."""
     model, loss = problem
-    dense = dense_hessian(loss, flat_parameters(model))
+    name = request.node.callspec.params["problem"]
+    if name not in known_hessians:
+        known_hessians[name] = dense_hessian(loss, flat_parameters(model))
+    return known_hessians[name]
+
+
+@pytest.mark.parametrize("keep_graph", [True, False])
+def test_products_equal_those_of_the_dense_hessian(problem, dense, keep_graph):
+    _, loss = problem
     operator = HessianOperator(loss, keep_graph=keep_graph)
     for _ in range(3):
         v = torch.randn(loss.dim, dtype=torch.float64)
@@ -88,9 +102,9 @@ def test_products_equal_differences_of_the_gradient():
     torch.testing.assert_close(HessianOperator(function) @ v, numeric, rtol=1e-6, atol=1e-8)
 
 
-def test_the_top_eigenvalue_is_that_of_the_dense_hessian(problem):
-    model, loss = problem
-    exact = np.linalg.eigvalsh(dense_hessian(loss, flat_parameters(model)).numpy())[-1]
+def test_the_top_eigenvalue_is_that_of_the_dense_hessian(problem, dense):
+    _, loss = problem
+    exact = np.linalg.eigvalsh(dense.numpy())[-1]
     operator = HessianOperator(loss)
     found = top_eigenvalue(operator.as_linear_operator(), rng=np.random.default_rng(0), tol=1e-6)
     assert found.value == pytest.approx(exact, rel=1e-5)

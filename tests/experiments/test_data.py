@@ -12,6 +12,7 @@ from riverval.experiments.config import resolve  # noqa: E402
 from riverval.experiments.data import Images, load_images  # noqa: E402
 from riverval.experiments.text import (  # noqa: E402
     SEPARATOR,
+    TEXT_SOURCES,
     Text,
     bpe_tokenizer,
     bpe_tokens,
@@ -98,6 +99,8 @@ def test_digits_come_with_scikit_learn():
         (lambda a: a.update(y_train=a["y_train"] * 0.5), "whole numbers"),
         (lambda a: a.update(y_test=a["y_test"] + 7), "same in both parts, got 7"),
         (lambda a: a.update(y_train=a["y_train"] - 1), "got -1"),
+        (lambda a: a.update(y_train=a["y_train"] * 2**40), "0..classes-1 .* got 1099511627776"),
+        (lambda a: a.update(x_train=a["x_train"][:, :0]), r"holds no images, its shape is \(10, 0, 8, 1\)"),
         (lambda a: a.update(x_test=a["x_test"][:, :7]), "differ in shape"),
         (lambda a: a.update(x_test=a["x_test"][:0], y_test=a["y_test"][:0]), "holds no images"),
     ],
@@ -107,6 +110,19 @@ def test_a_wrong_npz_is_one_clear_message(tmp_path, change, message):
     change(content)
     np.savez(tmp_path / "a.npz", **content)
     with pytest.raises(InputError, match=message):
+        load_images(resolve("cnn", {"data": str(tmp_path / "a.npz"), "batch": 4}))
+
+
+def test_more_images_per_update_than_there_are_is_refused():
+    assert len(images(n=10, batch=10).batch(0)[0]) == 10
+    with pytest.raises(InputError, match="at most the 10 training images, got 11"):
+        images(n=10, batch=11)
+
+
+def test_a_single_array_is_no_archive(tmp_path):
+    with (tmp_path / "a.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(InputError, match="cannot be read as"):
         load_images(resolve("cnn", {"data": str(tmp_path / "a.npz")}))
 
 
@@ -187,6 +203,19 @@ def test_bpe_round_trips_and_is_cached_by_content(tmp_path):
     assert np.array_equal(ids, again)
     bpe_tokens(train, [b"other"], vocab=280)
     assert len(list((tmp_path / "cache" / "bpe").iterdir())) == 3  # the same tokeniser, other tokens
+    for file in (tmp_path / "cache" / "bpe").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    again, _ = bpe_tokens(train, val, vocab=280)  # spoilt files are made anew
+    assert np.array_equal(ids, again)
+    assert bpe_tokenizer(train, vocab=280).get_vocab_size() == 280
+
+
+def test_a_cache_that_cannot_be_made_is_told_before_any_training(tmp_path, monkeypatch):
+    pytest.importorskip("tokenizers")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RIVERVAL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(RivervalError, match="set RIVERVAL_CACHE"):
+        bpe_tokenizer([b"text"], vocab=280)
 
 
 def test_text_from_a_file_a_folder_and_this_python(tmp_path):
@@ -197,8 +226,17 @@ def test_text_from_a_file_a_folder_and_this_python(tmp_path):
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "b.txt").write_text("b" * 400)
     (folder / "c.txt").write_text("c" * 400)
+    (folder / ".git").mkdir()
+    (folder / ".git" / "index").write_bytes(b"\xff\xfe")  # hidden, so not read
     assert load_text(text_config(folder)).facts == {"train": 762, "val": 41, "vocab": 257}
-    assert load_text(resolve("lm", {})).facts["train"] > 1e6
+
+
+def test_the_library_sources_are_large_and_none_is_held_out_and_trained_on():
+    documents = TEXT_SOURCES["stdlib"]()
+    train, val = split(documents)
+    assert sum(map(len, train)) > 5e6
+    assert not set(train) & set(val)
+    assert not any(d.startswith(b'""" Python Character Mapping Codec') for d in documents)  # near copies of each other
 
 
 @pytest.mark.parametrize(
@@ -214,5 +252,6 @@ def test_unusable_text_is_one_clear_message(tmp_path, content, message):
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(InputError, match=message):
         load_text(text_config(tmp_path / "a.txt"))
-    with pytest.raises(InputError, match="no such file or folder; choose stdlib"):
-        load_text(text_config(tmp_path / "b.txt"))
+    for name in (tmp_path / "b.txt", ""):
+        with pytest.raises(InputError, match="no such file or folder; choose stdlib"):
+            load_text(text_config(name))

@@ -116,7 +116,7 @@ def test_shares_equal_those_of_the_singular_values(n, dim, seed):
 
 
 def test_the_first_shares_of_a_random_walk_tend_to_their_limits():
-    found = random_walk_shares(np.ones(3000), np.arange(3001))
+    found = random_walk_shares(np.ones(300), np.arange(301))
     np.testing.assert_allclose(found[:4], 6 / (np.pi * np.arange(1, 5)) ** 2, rtol=2e-3)
 
 

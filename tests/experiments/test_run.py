@@ -18,13 +18,13 @@ pytest.importorskip("safetensors")
 
 from riverval import store  # noqa: E402
 from riverval.cli import main  # noqa: E402
-from riverval.errors import RivervalError  # noqa: E402
+from riverval.errors import RivervalError, StoreError  # noqa: E402
 from riverval.experiments import probes  # noqa: E402
 from riverval.experiments.config import resolve  # noqa: E402
 from riverval.experiments.run import prepare, run  # noqa: E402
 from riverval.experiments.snapshots import Snapshots, planned_states, windows  # noqa: E402
 from riverval.experiments.summary import summary_rows  # noqa: E402
-from riverval.experiments.train import evaluation_states, thread_count  # noqa: E402
+from riverval.experiments.train import Trainer, evaluation_states, thread_count  # noqa: E402
 from riverval.hessian import flat_parameters  # noqa: E402
 from riverval.schedules import make_schedule  # noqa: E402
 
@@ -105,8 +105,27 @@ def test_micro_batches_make_the_same_update(tmp_path):
     np.testing.assert_allclose(pieces["grad_norm"], whole["grad_norm"], rtol=1e-2)
 
 
+def test_a_run_is_plain_adamw_with_the_rates_of_the_schedule(tmp_path):
+    config = small("cnn", steps=12, snapshots=2, clip=0.5, weight_decay=0.3)
+    run(config, tmp_path)
+    job = prepare(config)
+    model, loss = job.model, job.config.architecture.loss
+    groups = [{"params": [p], "weight_decay": 0.3 * (p.ndim > 1)} for p in model.parameters()]
+    optimizer = torch.optim.AdamW(groups, lr=99.0, betas=config.betas, foreach=False)
+    model.train()
+    for t, lr in enumerate(job.config.plan.values()):
+        optimizer.zero_grad()
+        loss(model, job.data.batch(t)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        for group in optimizer.param_groups:
+            group["lr"] = float(lr)
+        optimizer.step()
+    end = Snapshots(tmp_path / "snapshots", {}).load(12, model)
+    torch.testing.assert_close(flat_parameters(model), end, rtol=1e-4, atol=1e-6)
+
+
 def test_norms_are_those_of_the_parameters(tmp_path):
-    config = small("cnn", steps=3, snapshots=2, clip=1e-3)
+    config = small("cnn", steps=6, snapshots=2, clip=1e-3)
     start = flat_parameters(prepare(config).model)
     ds = run(config, tmp_path, None)
     assert float(ds["param_norm"][0]) == pytest.approx(float(start.norm()), rel=1e-5)
@@ -114,9 +133,9 @@ def test_norms_are_those_of_the_parameters(tmp_path):
     model = prepare(config).model
     kept = Snapshots(tmp_path / "snapshots", {})
     states = sorted(int(p.stem[5:]) for p in (tmp_path / "snapshots").iterdir())
-    assert states == [2, 3]  # round(0.2 * 2) of the stable window is no update
-    change = kept.load(3, model) - kept.load(2, model)
-    assert float(ds["update_norm"][2]) == pytest.approx(float(change.norm()), rel=1e-5)
+    assert states == [3, 4, 6]
+    change = kept.load(4, model) - kept.load(3, model)
+    assert float(ds["update_norm"][3]) == pytest.approx(float(change.norm()), rel=1e-5)
 
 
 def test_snapshots_stand_at_the_ends_of_the_watched_windows(tmp_path):
@@ -197,6 +216,65 @@ def test_an_interrupted_measurement_keeps_the_run(tmp_path):
     assert ds.attrs["notes"] == "measurements: interrupted"
 
 
+def test_an_interrupted_final_evaluation_keeps_the_run(tmp_path, monkeypatch):
+    def stop(job):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("riverval.experiments.run._final_losses", stop)
+    ds = run(small("cnn"), tmp_path)
+    assert ds.attrs["status"] == store.load(tmp_path).attrs["status"] == "interrupted"
+    assert ds.sizes["step"] == 40
+    assert not (tmp_path / "run.partial.nc").exists()
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_a_disk_that_fills_up_does_not_cost_the_records(tmp_path, monkeypatch, spoilt):
+    def full(self, state, model):
+        if state == 27:
+            if spoilt:  # as a failed write leaves it
+                (tmp_path / "run.partial.nc").write_bytes(b"half a file")
+            raise StoreError("cannot write: no space")
+
+    monkeypatch.setattr(Snapshots, "offer", full)
+    with pytest.raises(StoreError, match=r"no space; what was recorded is kept in .*run\.nc"):
+        run(small("cnn"), tmp_path)
+    ds = store.load(tmp_path / "run.nc")
+    assert ds.attrs["status"] == "interrupted"
+    assert ds.sizes["step"] == 27
+    assert not (tmp_path / "run.partial.nc").exists()
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_a_mirror_that_can_be_read_is_kept_where_nothing_more_can_be_written(tmp_path, monkeypatch, spoilt):
+    mirror = tmp_path / "run.partial.nc"
+
+    def full(ds, path, **options):
+        if spoilt:
+            mirror.write_bytes(b"half a file")
+        raise StoreError("cannot write: no space")
+
+    monkeypatch.setattr(store, "save", full)
+    kept = "could not be kept" if spoilt else r"is kept in .*run\.partial\.nc"
+    with pytest.raises(StoreError, match=kept):
+        run(small("cnn", snapshots=0), tmp_path)
+    assert mirror.exists() != spoilt
+    if not spoilt:
+        assert store.load(tmp_path).sizes["step"] == 40
+
+
+def test_memory_that_runs_out_is_one_clear_message(tmp_path, monkeypatch):
+    def too_large(self, *args):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000 GiB")
+
+    monkeypatch.setattr(Trainer, "_backward", too_large)
+    with pytest.raises(RivervalError, match=r"not enough memory.*nothing was recorded"):
+        run(small("cnn", snapshots=0), tmp_path)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(type(small("cnn").architecture), "build", too_large)
+    with pytest.raises(RivervalError, match="not enough memory; use a smaller --batch"):
+        prepare(small("cnn"))
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_killed_run_leaves_a_readable_dataset(tmp_path):
     args = [
@@ -269,6 +347,29 @@ def test_the_command_prints_a_table_and_writes_files(capsys, tmp_path):
     assert "--overwrite" in printed.err
 
 
+def test_ctrl_c_before_the_first_update_leaves_nothing(capsys, tmp_path, monkeypatch):
+    def stop(self, batch):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_backward", stop)
+    code, printed = call(capsys, "--arch", "cnn", "--out", tmp_path)
+    assert code == 130
+    assert "nothing was recorded" in printed.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_in_a_measurement_keeps_the_run_and_says_so(capsys, tmp_path, monkeypatch):
+    def stop(context):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(probes.PROBES, "sharpness", stop)
+    options = ["--steps", 20, "--widths", "2,2,2,2,4", "--snapshots", 2, "--out", tmp_path, "--name", "r"]
+    code, printed = call(capsys, "--arch", "cnn", *options)
+    assert code == 130
+    assert "interrupted" in printed.err
+    assert store.load(tmp_path / "r").attrs["status"] == "complete"
+
+
 def test_a_diverged_run_ends_with_an_error(capsys, tmp_path):
     code, printed = call(capsys, "--arch", "cnn", "--steps", 30, "--lr", 1e20, "--out", tmp_path)
     assert code == 1
@@ -289,6 +390,9 @@ def test_a_diverged_run_ends_with_an_error(capsys, tmp_path):
         (["--arch", "cnn", "--steps", "10", "--warmup", "10"], "warmup"),
         (["--arch", "lm", "--size", "big"], "unknown size 'big'"),
         (["--arch", "cnn", "--name", "a/b"], "plain folder name"),
+        (["--arch", "cnn", "--batch", "2000"], "at most the 1438 training images"),
+        (["--arch", "cnn", "--threads", "100000"], "threads must be at most the"),
+        (["--arch", "lm", "--data", ""], "no such file or folder"),
     ],
 )
 def test_wrong_usage_is_one_line_and_leaves_nothing(capsys, tmp_path, args, message):
@@ -337,3 +441,19 @@ def test_a_compiler_that_fails_is_one_clear_message(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(RivervalError, match=r"does not work here \(no compiler\); leave --compile out"):
         run(small("cnn", compile=True), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_compiled_model_is_trained_and_tried_with_a_micro_batch(tmp_path, monkeypatch):
+    sizes = []
+
+    def compiled(model):
+        def call(images):
+            sizes.append(len(images))
+            return model(images)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    run(small("cnn", compile=True, micro_batch=10, steps=6, snapshots=0), tmp_path)
+    assert sizes == [10] + [10, 6] * 6

@@ -74,7 +74,7 @@ def test_a_named_run_is_replaced_only_when_asked(tmp_path, capsys):
     [
         (["--decay", "wsds"], "unknown schedule 'wsds'"),
         (["--decay", "cosine", "--cooldown", "0.2"], "takes no option 'cooldown'"),
-        (["--lr", "-1"], "peak_lr must be a finite number in (0, inf), got -1.0"),
+        (["--lr", "-1"], "peak_lr (peak learning rate, --lr) must be a finite number in (0, inf), got -1.0"),
         (["--curvature", "1,x"], "--curvature must be numbers separated by commas"),
         (["--curvature", "1,-2"], "got -2.0"),
         (["--slope", "-1"], "slope"),
@@ -85,6 +85,18 @@ def test_a_named_run_is_replaced_only_when_asked(tmp_path, capsys):
         (["--start", "here"], "start must be a number or 'stationary', got 'here'"),
         (["--start", "nan"], "start"),
         (["--start", "stationary", "--lr", "0.3"], "2/h = 0.25; give a number as start"),
+        (
+            ["--sigma", "1e200"],
+            "sigma (standard deviation of the gradient noise) must be a finite number in [0, 1e+100]",
+        ),
+        (["--slope", "1e101"], "in [0, 1e+100], got 1e+101"),
+        (["--start", "1e101"], "in [-1e+100, 1e+100], got 1e+101"),
+        (["--steps", "99999999999999999999"], "from 1 to 1000000000, got 99999999999999999999"),
+        (["--steps", "1000000000"], "needs 46.6 GiB, more than the 8 GiB allowed, for 1000000000 updates"),
+        (["--steps", "1000000000", "--every", "1"], "more than the 8 GiB allowed"),
+        (["--replicates", "99999999999999999999"], "more than the 8 GiB allowed"),
+        (["--every", "99999999999999999999"], "from 1 to 1000000000"),
+        (["--decay", "wsd-s", "--steps", "20"], "is 1 update, which would still have the full rate"),
         (["--replicates", "10000000"], "GiB, more than the 8 GiB allowed"),
         (["--name", "a/b"], "plain folder name"),
     ],
@@ -103,12 +115,42 @@ def test_an_unstable_rate_is_said_first_and_the_divergence_recorded(tmp_path, ca
     assert call(*words) == 0
     said = capsys.readouterr()
     assert said.err == (
-        "riverval: the peak rate 1 is unstable for the curvature 8, whose limit is 2/h = 0.25: the run will diverge\n"
+        "riverval: the peak rate 1 does not settle at the curvature 8, whose limit is 2/h = 0.25: a long run diverges\n"
     )
     assert "3 of 3 replicates diverged, the first after " in said.out
+    assert "smaller errors" not in said.out
+    rows = [line.split("│") for line in said.out.splitlines() if line.startswith("│")]
+    assert [row[3].strip() for row in rows] == ["-"] * 5
     ds = load(tmp_path / "toy-wsd")
     assert ds.attrs["status"] == "diverged"
     assert (ds["diverged_at"] > 0).all()
+
+
+def test_one_of_each_is_said_in_the_singular(tmp_path, capsys):
+    assert call("--decay", "constant", "--steps", "1", "--replicates", "1", "--out", str(tmp_path)) == 0
+    said = capsys.readouterr().out
+    assert "1 replicate of 1 update, seed 0" in said
+    assert "smaller errors" in said
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), RuntimeError("a defect"), KeyboardInterrupt()])
+def test_a_run_that_fails_before_it_writes_leaves_no_folder(error, tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(sys.modules["riverval.toy.cli"], "simulate", fail)
+    with pytest.raises((SystemExit, RuntimeError)):
+        main(["toy", "simulate", "--out", str(tmp_path), *SMALL])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_keeps_what_an_earlier_run_wrote(tmp_path, monkeypatch):
+    words = ("--name", "mine", "--out", str(tmp_path), "--overwrite", *SMALL)
+    assert call(*words) == 0
+    monkeypatch.setattr(sys.modules["riverval.toy.cli"], "simulate", None)
+    with pytest.raises(TypeError):
+        main(["toy", "simulate", *words])
+    assert load(tmp_path / "mine").attrs["status"] == "complete"
 
 
 @dataclass(frozen=True)
@@ -145,6 +187,12 @@ def test_ctrl_c_at_once_keeps_the_start(tmp_path, monkeypatch):
 
 def _stop(self, w, out=None):
     raise KeyboardInterrupt
+
+
+def test_help_of_the_room_shows_an_example(capsys):
+    with pytest.raises(SystemExit):
+        main(["toy", "--help"])
+    assert "Example: riverval toy simulate --lr 0.1 --decay wsd-s" in " ".join(capsys.readouterr().out.split())
 
 
 def test_help_shows_examples_and_both_groups_of_options(capsys):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from riverval.errors import InputError
-from riverval.schedules import make_schedule
+from riverval.schedules import SCHEDULES, make_schedule
 from riverval.shapes import Cosine, Inverse, Linear, OneMinusSqrt
 from riverval.store import load, save
 from riverval.toy import (
@@ -77,7 +77,7 @@ def test_hill_and_area_of_each_decay_are_the_tabulated_ones(lr, hill, area):
 @pytest.mark.parametrize("name", ["constant", "wsd", "wsd-s", "cosine"])
 @pytest.mark.parametrize("total", [1, 2, 97, 1000])
 def test_composed_recursion_meets_the_naive_loop_at_every_subset_of_states(name, total, rng):
-    lr = make_schedule(name, peak_lr=0.25, steps=max(total, 20)).values()[:total]  # lr h up to 1.75: overshooting
+    lr = make_schedule(name, peak_lr=0.25, steps=max(total, 60)).values()[:total]  # lr h up to 1.75: overshooting
     mean, variance = [1.0, -2.0, 0.5], [0.0, 0.3, 1.0]
     means, variances = naive(VALLEY, lr, 0.7, mean, variance)
     some = np.flatnonzero(rng.random(total + 1) < 0.3)
@@ -125,6 +125,14 @@ def test_river_depends_on_the_rates_only_through_their_sum(lr):
     found = moments(VALLEY, lr, [12], sigma=1.0)
     assert found.river_mean[0] == pytest.approx(VALLEY.slope * sum(lr), rel=1e-12)
     assert found.river_variance[0] == pytest.approx(sum(e * e for e in lr), rel=1e-12)
+
+
+@pytest.mark.parametrize("lr", [1e-300, 0.1, 1e160, 1e308])
+@pytest.mark.parametrize("number", [1e-300, 1e100])
+def test_numbers_at_the_ends_of_their_range_give_no_warning(lr, number):
+    schedule = make_schedule("wsd", peak_lr=lr, steps=20)
+    ds = exact(StraightRiver(number, (number, 1.0)), schedule, sigma=number, start=-number)
+    assert float(ds["loss"][0]) == pytest.approx(0.5 * (number + 1.0) * number**2)
 
 
 def test_an_unstable_hill_goes_to_infinity_and_a_hill_without_start_or_noise_stays():
@@ -190,8 +198,9 @@ def test_no_perturbation_beats_the_optimal_decay(changes):
 
 
 def test_numerical_search_over_all_rates_finds_the_optimal_decay():
-    found = minimize(lambda lr: 1e3 * final_hill(lr), np.full(8, PLATEAU), method="BFGS", options={"gtol": 1e-9})
-    np.testing.assert_allclose(found.x, optimal_decay(PLATEAU, 2.0, 8), rtol=1e-5)
+    start = np.full(8, math.log(PLATEAU))  # in logarithms, so that no rate is tried that is not positive
+    found = minimize(lambda log: 1e3 * final_hill(np.exp(log)), start, method="BFGS", options={"gtol": 1e-9})
+    np.testing.assert_allclose(np.exp(found.x), optimal_decay(PLATEAU, 2.0, 8), rtol=1e-5)
 
 
 def test_long_optimal_decay_forgets_the_plateau():
@@ -204,6 +213,16 @@ def test_states_include_both_ends_of_each_cooldown():
     states = Setting(loss=VALLEY, schedule=schedule, sigma=1.0, every=7).states().tolist()
     wanted = {0, 1000, *range(0, 1001, 7)} | {s for window in schedule.windows("cooldown") for s in window}
     assert states == sorted(wanted)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("every", [None, 1, 7, 20, 400])
+def test_states_are_counted_without_being_made(name, every):
+    for steps in (60, 401, 1000):
+        schedule = make_schedule(name, peak_lr=0.1, steps=steps)
+        for plan in (schedule, schedule.repeat(2), schedule.truncate(steps - 1)):
+            setting = Setting(loss=VALLEY, schedule=plan, sigma=1.0, every=every)
+            assert setting.count_states() == len(setting.states())
 
 
 def test_default_records_about_four_hundred_states():
@@ -232,7 +251,17 @@ def test_exact_dataset_is_in_the_schema_and_meets_the_stationary_value(tmp_path)
         (lambda: optimal_decay(0.1, 2.0, 0), r"steps .* at least 1, got 0"),
         (lambda: moments(VALLEY, [0.1], [2], sigma=1.0), r"increasing numbers in 0..1"),
         (lambda: moments(VALLEY, [0.1], [1, 0], sigma=1.0), r"increasing"),
-        (lambda: moments(VALLEY, [0.1], [1], sigma=1.0, hill_variance=-1.0), r"must not be negative"),
+        (lambda: moments(VALLEY, [0.1], [1], sigma=1.0, hill_variance=-1.0), r"finite and not negative, got -1"),
+        (lambda: moments(VALLEY, [0.1], [1], sigma=1.0, hill_variance=math.nan), r"hill_variance .* got nan"),
+        (lambda: moments(VALLEY, [0.1], [1], sigma=1.0, hill_mean=math.inf), r"hill_mean must be finite, got inf"),
+        (lambda: moments(VALLEY, [0.1, math.nan], [1], sigma=1.0), r"finite rates .*, got nan for update 1"),
+        (lambda: moments(VALLEY, [math.inf], [1], sigma=1.0), r"finite rates .*, got inf for update 0"),
+        (lambda: moments(VALLEY, [0.1, 0.2, -0.3], [1], sigma=1.0), r"of at least 0, got -0.3 for update 2"),
+        (lambda: moments(VALLEY, 0.1, [1], sigma=1.0), r"lr must be a row of rates"),
+        (lambda: moments(VALLEY, [0.1], [1], sigma=1e101), r"sigma .*in \[0, 1e\+100\], got 1e\+101"),
+        (lambda: optimal_final_hill(0.1, 2.0, 1e200, 5), r"sigma .*in \[0, 1e\+100\], got 1e\+200"),
+        (lambda: stationary_variance(1e-300, 1e200, 1.0), r"curvature must be > 0 and at most 1e\+100"),
+        (lambda: optimal_decay(0.1, 2.0, 10**20), r"steps .* from 1 to 1000000000"),
         (lambda: moments(VALLEY, [0.1], [1], sigma=math.nan), r"sigma"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import tracemalloc
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ import xarray as xr
 from riverval.errors import InputError
 from riverval.schedules import WSD, make_schedule, schedule_from_dict
 from riverval.store import load, save
-from riverval.toy import LOSSES, StraightRiver, UnstableWarning, make_loss, simulate, summarise
+from riverval.toy import LOSSES, Setting, StraightRiver, UnstableWarning, make_loss, simulate, summarise
 from riverval.toy import minimal as one_page
 
 MODULE = sys.modules["riverval.toy.simulate"]  # the package exports the function of the same name
@@ -61,6 +62,8 @@ def test_losses_are_registered_and_rebuilt_from_their_description():
     [
         (lambda: StraightRiver(-0.1, (1.0,)), r"slope .* got -0.1"),
         (lambda: StraightRiver(math.inf, (1.0,)), r"slope .* got inf"),
+        (lambda: StraightRiver(1e101, (1.0,)), r"slope .* in \[0, 1e\+100\], got 1e\+101"),
+        (lambda: StraightRiver(0.1, (1.0, 1e200)), r"curvatures .* in \(0, 1e\+100\], got 1e\+200"),
         (lambda: StraightRiver(0.1, ()), r"at least one number > 0"),
         (lambda: StraightRiver(0.1, (1.0, 0.0)), r"curvatures .* got 0.0"),
         (lambda: make_loss("strait"), r"unknown loss 'strait'.* mean 'straight'"),
@@ -310,12 +313,51 @@ def test_ctrl_c_in_the_progress_keeps_what_was_recorded(monkeypatch):
         ({"every": 0}, r"every .* got 0"),
         ({"start": "somewhere"}, r"start must be a number or 'stationary', got 'somewhere'"),
         ({"start": math.nan}, r"start .* got nan"),
-        ({"replicates": 3_000_000, "every": 1}, r"needs 6\.8 TiB|needs \d+\.\d GiB, more than the 8 GiB"),
+        ({"sigma": 1e200}, r"sigma .* in \[0, 1e\+100\], got 1e\+200"),
+        ({"start": -1e101}, r"start .* in \[-1e\+100, 1e\+100\], got -1e\+101"),
+        ({"every": 10**20}, r"every .* from 1 to 1000000000"),
+        ({"replicates": 3_000_000, "every": 1}, r"needs 134\.5 GiB, more than the 8 GiB .* \(a larger every, now 1\)"),
+        ({"replicates": 10**20}, r"GiB, more than the 8 GiB"),
     ],
 )
 def test_bad_input_is_refused_with_the_rule(options, told):
     with pytest.raises(InputError, match=told):
         run(make_schedule("constant", peak_lr=0.1, steps=1000), **options)
+
+
+@pytest.mark.parametrize("every", [None, 1])
+def test_a_run_too_long_for_the_memory_is_refused_before_anything_is_made(every):
+    tracemalloc.start()
+    with pytest.raises(
+        InputError, match=r"GiB, more than the 8 GiB allowed, for 1000000000 updates.*use fewer updates"
+    ):
+        run(make_schedule("wsd-s", peak_lr=0.1, steps=10**9), replicates=1, every=every)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1e6
+
+
+@pytest.mark.parametrize(("steps", "replicates", "every"), [(100_000, 1, None), (50, 20_000, 1), (50, 200_000, 50)])
+def test_the_memory_a_run_takes_is_what_is_counted(steps, replicates, every, monkeypatch):
+    schedule = make_schedule("cosine", peak_lr=0.1, steps=steps)
+    run(schedule, replicates=1)  # what is imported or kept once
+    tracemalloc.start()
+    run(schedule, replicates=replicates, every=every)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    setting = Setting(loss=VALLEY, schedule=schedule, sigma=1.0, every=every)
+    monkeypatch.setattr(MODULE, "MOST_MEMORY", 1.5 * most)
+    MODULE.check_size(setting, replicates)
+    monkeypatch.setattr(MODULE, "MOST_MEMORY", most / 1.5)
+    with pytest.raises(InputError, match="GiB allowed"):
+        MODULE.check_size(setting, replicates)
+
+
+def test_at_the_limit_itself_a_run_is_said_not_to_settle():
+    """lr h = 2: the mean swings without end and the variance grows with t, which no short run shows."""
+    with pytest.warns(UnstableWarning, match=r"^the peak rate 0.25 does not settle .*: a long run diverges$"):
+        ds = run(make_schedule("constant", peak_lr=0.25, steps=100), replicates=4)
+    assert ds.attrs["status"] == "complete"
 
 
 def test_no_stationary_start_beyond_the_limit():
@@ -351,6 +393,23 @@ def test_summary_without_a_cooldown_or_without_chance():
     assert [r.quantity for r in rows] == ["final hill loss", "final river loss", "final loss"]
     assert all(math.isnan(r.z) and math.isnan(r.error) and r.exact_error == 0 for r in rows)
     assert [r.mean for r in rows] == pytest.approx([r.exact for r in rows])
+
+
+def test_summary_of_a_run_that_diverged_gives_means_and_no_z(monkeypatch):
+    inner = MODULE._start
+
+    def one_blown_up(*args):
+        w = inner(*args)
+        w[2, 1:] = 1e200
+        return w
+
+    monkeypatch.setattr(MODULE, "_start", one_blown_up)
+    ds = run(make_schedule("wsd", peak_lr=0.1, steps=60), replicates=4)
+    rows = summarise(ds)
+    assert all(math.isnan(r.z) for r in rows)
+    rivers = [r for r in rows if r.quantity.startswith("river")]
+    assert [r.mean for r in rivers] == [float(ds["river"].sel(eval_step=r.state).mean()) for r in rivers]
+    assert np.isinf([r.mean for r in rows if r.quantity.startswith("hill")]).all()
 
 
 def test_summary_of_an_interrupted_run_tells_what_there_is():
