@@ -167,7 +167,10 @@ def cooldown_gain(ds: xr.Dataset) -> CooldownGain | None:
 
 
 def _error_of_mean(values: FloatArray) -> float:
-    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    if len(values) < 2:
+        return math.nan
+    with np.errstate(over="ignore"):  # of losses near the largest number the error is infinite, so z is zero
+        return float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def river_alone(ds: xr.Dataset) -> tuple[IntArray, FloatArray] | None:

@@ -87,7 +87,7 @@ def toy_run(ds: xr.Dataset) -> Figure:
     _river_alone(loss, ds)
     _limit(loss, _exact(ds, "loss"))
     loss.set(ylabel="loss", title=ds.attrs.get("title", ""))
-    if np.nanmin(_exact(ds, "hill")) > 0:
+    if not np.any(_exact(ds, "hill") <= 0):
         hill.set_yscale("log")
     hill.set(ylabel="hill loss")
     for axis in (loss, hill):
@@ -198,7 +198,7 @@ def _valley_curve(axis: Axes, ds: xr.Dataset, name: str, colour: str, label: str
     """Mean over replicates with two standard errors on either side of it, and the exact expectation."""
     state = ds["eval_step"].to_numpy()
     if "replicate" in ds[name].dims:
-        values = ds[name].to_numpy()[ds["diverged"].to_numpy() == 0]
+        values = _drawable(ds[name].to_numpy()[ds["diverged"].to_numpy() == 0])
         if len(values):
             mean = values.mean(axis=0)
             error = 2 * values.std(axis=0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.zeros_like(mean)
@@ -210,9 +210,12 @@ def _valley_curve(axis: Axes, ds: xr.Dataset, name: str, colour: str, label: str
 
 
 def _exact(ds: xr.Dataset, name: str) -> FloatArray:
-    """The exact expectation, but nan beyond what an axis can hold: a diverging recursion passes 1e300."""
-    raw = ds[name if "replicate" not in ds[name].dims else f"exact_{name}"].to_numpy()
-    return np.where(np.abs(raw) < LARGEST_DRAWN, raw, np.nan)
+    return _drawable(ds[name if "replicate" not in ds[name].dims else f"exact_{name}"].to_numpy())
+
+
+def _drawable(values: FloatArray) -> FloatArray:
+    """Values as they are, but nan beyond what an axis can hold: a diverging recursion passes 1e300."""
+    return np.where(np.abs(values) < LARGEST_DRAWN, values, np.nan)
 
 
 def _limit(axis: Axes, values: FloatArray) -> None:

@@ -6,7 +6,6 @@ import json
 import math
 import sys
 import tracemalloc
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -15,15 +14,12 @@ import xarray as xr
 from riverval.errors import InputError
 from riverval.schedules import WSD, make_schedule, schedule_from_dict
 from riverval.store import load, save
-from riverval.toy import LOSSES, Setting, StraightRiver, UnstableWarning, make_loss, simulate, summarise
+from riverval.toy import LOSSES, Setting, StraightRiver, UnstableWarning, make_loss, simulate
 from riverval.toy import minimal as one_page
 
+from .runs import VALLEY, Interrupting, run
+
 MODULE = sys.modules["riverval.toy.simulate"]  # the package exports the function of the same name
-VALLEY = StraightRiver(0.2, (0.5, 2.0, 8.0))
-
-
-def run(schedule, *, loss=VALLEY, sigma=1.0, replicates=8, seed=0, **options):
-    return simulate(loss, schedule, sigma=sigma, replicates=replicates, rng=np.random.default_rng(seed), **options)
 
 
 def same_bits(a: xr.Dataset, b: xr.Dataset) -> bool:
@@ -267,20 +263,6 @@ def test_a_replicate_that_survives_is_untouched_by_one_that_does_not(monkeypatch
     assert same_bits(ds.isel(replicate=others), healthy.isel(replicate=others))
 
 
-@dataclass(frozen=True)
-class Interrupting(StraightRiver):
-    """Ctrl-C at the n-th gradient."""
-
-    at: int = 0
-
-    def gradient(self, w, out=None):
-        left = self.__dict__.get("left", self.at)
-        if left == 0:
-            raise KeyboardInterrupt
-        object.__setattr__(self, "left", left - 1)
-        return super().gradient(w, out=out)
-
-
 @pytest.mark.parametrize(("at", "kept"), [(0, 1), (29, 3), (30, 4), (85, 9), (99, 10)])
 def test_ctrl_c_keeps_what_was_recorded(at, kept, tmp_path):
     schedule = make_schedule("constant", peak_lr=0.1, steps=100)
@@ -363,56 +345,3 @@ def test_at_the_limit_itself_a_run_is_said_not_to_settle():
 def test_no_stationary_start_beyond_the_limit():
     with pytest.raises(InputError, match=r"no stationary start.* 2/h = 0\.25.* give a number"):
         run(make_schedule("constant", peak_lr=0.25, steps=10), start="stationary")
-
-
-# --- summary ---------------------------------------------------------------------------------------------------------
-def test_summary_has_both_ends_of_each_cooldown_and_the_end():
-    schedule = make_schedule("wsd-s", peak_lr=0.1, steps=300, cycles=2)
-    ds = run(schedule, replicates=50)
-    rows = summarise(ds)
-    found = [(r.quantity, r.state) for r in rows]
-    wanted = [
-        (f"{name} loss {word} cooldown {k}", state)
-        for k, window in enumerate(schedule.windows("cooldown"), start=1)
-        for name in ("hill", "river")
-        for word, state in zip(("before", "after"), window, strict=True)
-    ]
-    assert found == [*wanted, ("final loss", 300)]
-    row = rows[1]
-    values = ds["hill"].sel(eval_step=row.state).values
-    assert row.mean == values.mean()
-    assert row.error == pytest.approx(values.std(ddof=1) / math.sqrt(50))
-    assert row.exact_error == pytest.approx(float(ds["exact_hill_std"].sel(eval_step=row.state)) / math.sqrt(50))
-    assert row.z == pytest.approx((row.mean - row.exact) / row.exact_error)
-    assert abs(row.z) < 5
-
-
-def test_summary_without_a_cooldown_or_without_chance():
-    ds = run(make_schedule("constant", peak_lr=0.1, steps=30), sigma=0.0, replicates=1)
-    rows = summarise(ds)
-    assert [r.quantity for r in rows] == ["final hill loss", "final river loss", "final loss"]
-    assert all(math.isnan(r.z) and math.isnan(r.error) and r.exact_error == 0 for r in rows)
-    assert [r.mean for r in rows] == pytest.approx([r.exact for r in rows])
-
-
-def test_summary_of_a_run_that_diverged_gives_means_and_no_z(monkeypatch):
-    inner = MODULE._start
-
-    def one_blown_up(*args):
-        w = inner(*args)
-        w[2, 1:] = 1e200
-        return w
-
-    monkeypatch.setattr(MODULE, "_start", one_blown_up)
-    ds = run(make_schedule("wsd", peak_lr=0.1, steps=60), replicates=4)
-    rows = summarise(ds)
-    assert all(math.isnan(r.z) for r in rows)
-    rivers = [r for r in rows if r.quantity.startswith("river")]
-    assert [r.mean for r in rivers] == [float(ds["river"].sel(eval_step=r.state).mean()) for r in rivers]
-    assert np.isinf([r.mean for r in rows if r.quantity.startswith("hill")]).all()
-
-
-def test_summary_of_an_interrupted_run_tells_what_there_is():
-    schedule = make_schedule("wsd-s", peak_lr=0.1, steps=300, cycles=2)
-    ds = run(schedule, loss=Interrupting(0.2, VALLEY.curvatures, at=145))
-    assert [r.quantity for r in summarise(ds)][:2] == ["hill loss before cooldown 1", "hill loss after cooldown 1"]
