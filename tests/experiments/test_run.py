@@ -24,9 +24,10 @@ from riverval.experiments.config import resolve  # noqa: E402
 from riverval.experiments.run import prepare, run  # noqa: E402
 from riverval.experiments.snapshots import Snapshots, planned_states, windows  # noqa: E402
 from riverval.experiments.summary import summary_rows  # noqa: E402
-from riverval.experiments.train import Trainer, evaluation_states, thread_count  # noqa: E402
-from riverval.hessian import flat_parameters  # noqa: E402
+from riverval.experiments.train import Trainer, evaluate, evaluation_states, thread_count  # noqa: E402
+from riverval.hessian import HessianOperator, LossOnBatches, flat_parameters  # noqa: E402
 from riverval.schedules import make_schedule  # noqa: E402
+from riverval.spectra import top_eigenvalue  # noqa: E402
 
 SMALL = {
     "cnn": {"steps": 40, "widths": (2, 3, 4, 4, 8), "hessian_examples": 64, "line_examples": 64, "eval_every": 10,
@@ -34,6 +35,7 @@ SMALL = {
     "lm": {"steps": 12, "batch": 2, "seq": 16, "hessian_examples": 2, "line_examples": 4, "eval_examples": 4,
            "eval_every": 5, "snapshots": 4, "alphas": 5, "hessian_points": 2, "threads": 1},
 }  # fmt: skip
+ENDS = ("interpolation_start", "interpolation_stop")
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ def test_micro_batches_make_the_same_update(tmp_path):
 
 
 def test_a_run_is_plain_adamw_with_the_rates_of_the_schedule(tmp_path):
-    config = small("cnn", steps=12, snapshots=2, clip=0.5, weight_decay=0.3)
+    config = small("cnn", steps=12, snapshots=2, clip=0.02, weight_decay=0.3)
     run(config, tmp_path)
     job = prepare(config)
     model, loss = job.model, job.config.architecture.loss
@@ -116,12 +118,47 @@ def test_a_run_is_plain_adamw_with_the_rates_of_the_schedule(tmp_path):
     for t, lr in enumerate(job.config.plan.values()):
         optimizer.zero_grad()
         loss(model, job.data.batch(t)).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.02)
         for group in optimizer.param_groups:
             group["lr"] = float(lr)
         optimizer.step()
     end = Snapshots(tmp_path / "snapshots", {}).load(12, model)
     torch.testing.assert_close(flat_parameters(model), end, rtol=1e-4, atol=1e-6)
+
+
+def test_an_evaluation_weighs_examples_alike_and_in_eval_mode():
+    architecture = resolve("cnn", {}).architecture
+    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(4, 3))
+    batches = [(torch.randn(n, 4), torch.randint(3, (n,))) for n in (7, 2)]
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    loss, accuracy = evaluate(architecture, model, batches)
+    logits = model[1](x)
+    assert loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, y).detach()), rel=1e-6)
+    assert accuracy == pytest.approx(float((logits.argmax(1) == y).float().mean()))
+    assert model.training
+
+
+def test_what_is_measured_is_measured_on_training_data_at_the_kept_states(tmp_path):
+    config = small("cnn")
+    ds = run(config, tmp_path)
+    job = prepare(config)
+    kept = Snapshots(tmp_path / "snapshots", {})
+
+    def loss(part, examples):
+        batches = job.data.fixed(part, examples)
+        return LossOnBatches(job.model, config.architecture.loss, batches, weights=[len(x) for x, _ in batches])
+
+    for k in range(ds.sizes["pair"]):
+        ends = [float(loss("train", 64)(kept.load(int(ds[n][k]), job.model))) for n in ENDS]
+        np.testing.assert_allclose(ds["interpolation_loss"][k, [0, -1]], ends, rtol=1e-6)
+    last = kept.load(40, job.model)
+    assert float(ds["final_train_loss"]) == pytest.approx(loss("train", None)(last), rel=1e-5)
+    assert float(ds["val_loss"][-1]) == pytest.approx(loss("val", None)(last), rel=1e-5)
+    rates = [*job.config.plan.values(), 0.0]  # after the last state there is no update
+    assert ds["probe_lr"].values.tolist() == [rates[t] for t in ds["probe_step"].values]
+    operator = HessianOperator(loss("train", 64), last).as_linear_operator()
+    top = top_eigenvalue(operator, rng=np.random.default_rng(5), tol=1e-4)
+    assert float(ds["hessian_top"][-1]) == pytest.approx(top.value, rel=2e-3)
 
 
 def test_norms_are_those_of_the_parameters(tmp_path):
