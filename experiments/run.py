@@ -129,12 +129,7 @@ def run(
 
 def _trained(job: Job, trainer: Trainer, folder: Path, progress: Progress) -> xr.Dataset:
     """Train and save. Whatever ends it early, the records are kept; a run without any leaves no file."""
-    mirror = folder / store.PARTIAL_FILE
-    try:
-        recorder = Recorder(mirror, _attrs(job, "running"), "real")
-    except StoreError:
-        mirror.unlink(missing_ok=True)
-        raise
+    recorder = Recorder(folder / store.PARTIAL_FILE, _attrs(job, "running"), "real")
     trainer.snapshots.clear()
     try:
         with out_of_memory_told():

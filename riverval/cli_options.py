@@ -91,9 +91,7 @@ def parse_whole_numbers(flag: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError(
-            f"{flag} must be whole numbers separated by commas, e.g. 1000,2000,4000, got {text!r}"
-        ) from error
+        raise InputError(f"{flag} must be whole numbers separated by commas, e.g. 100,200,400, got {text!r}") from error
 
 
 def parse_numbers(flag: str, text: str) -> tuple[float, ...]:

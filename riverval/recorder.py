@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -42,11 +42,7 @@ class Recorder:
         self._last_write = 0.0
         self._closed = False
         if path is not None:
-            with _open(path, "w") as file:
-                file.setncatts(attrs)
-                # xarray reads the names in this attribute as coordinates, whatever variables there are.
-                file.setncattr("coordinates", "source")
-                _variable(file, "source", (), str)[...] = np.array(source, dtype=object)
+            self._start(path, attrs)
 
     def __enter__(self) -> Recorder:
         return self
@@ -78,6 +74,19 @@ class Recorder:
         for rows in self.records.values():
             columns.update({name: [row[name] for row in rows] for name in rows[0]})
         return build(columns, {}, self.source)
+
+    def _start(self, path: Path, attrs: dict[str, str]) -> None:
+        """Make the mirror, without records; where that fails nothing is left."""
+        try:
+            with _open(path, "w") as file:
+                file.setncatts(attrs)
+                # xarray reads the names in this attribute as coordinates, whatever variables there are.
+                file.setncattr("coordinates", "source")
+                _variable(file, "source", (), str)[...] = np.array(self.source, dtype=object)
+        except StoreError:
+            with suppress(OSError):  # there may be nothing, or something that is no file
+                path.unlink()
+            raise
 
     def flush(self) -> None:
         """Write what is buffered to the mirror."""

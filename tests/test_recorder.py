@@ -247,3 +247,25 @@ def test_a_full_disk_is_a_store_error_and_memory_keeps_the_records(tmp_path):
     done = subprocess.run([sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True)
     assert done.stdout.startswith(f"cannot write {path}: "), done.stdout + done.stderr
     assert done.stdout.strip().endswith("True")
+
+
+NO_ROOM = """
+import pathlib, resource, signal, sys
+from riverval.errors import StoreError
+from riverval.recorder import Recorder
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+try:
+    Recorder(pathlib.Path(sys.argv[1]), {}, "real")
+except StoreError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs file size limits")
+def test_a_mirror_that_cannot_be_started_leaves_nothing(tmp_path):
+    path = tmp_path / "run.nc"
+    done = subprocess.run([sys.executable, "-c", NO_ROOM, path], capture_output=True, text=True)
+    assert done.stdout.startswith(f"cannot write {path}: "), done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []
