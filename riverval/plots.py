@@ -185,8 +185,8 @@ def _shade(axis: Axes, phases: NDArray[Any]) -> None:
 def _phase_legend(axis: Axes) -> None:
     from matplotlib.patches import Patch
 
-    handles = [Patch(color=c, label=p.name.lower()) for p, c in PHASE_COLOURS.items()]
-    axis.legend(handles=handles, frameon=False, fontsize=8, loc="lower left")
+    handles = [Patch(facecolor=c, edgecolor=GREY, lw=0.5, label=p.name.lower()) for p, c in PHASE_COLOURS.items()]
+    axis.legend(handles=handles, frameon=False, fontsize=8, loc="lower center")
 
 
 def _rate(axis: Axes, ds: xr.Dataset) -> None:
