@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,3 +28,16 @@ class Interrupting(StraightRiver):
             raise KeyboardInterrupt
         object.__setattr__(self, "left", left - 1)
         return super().gradient(w, out=out)
+
+
+def blow_up_replicate_2(monkeypatch):
+    """Start the replicate of that number so high on the hill that its loss is not finite."""
+    module = sys.modules["riverval.toy.simulate"]  # the package exports a function of the same name
+    inner = module._start
+
+    def one_blown_up(*args):
+        w = inner(*args)
+        w[2, 1:] = 1e200
+        return w
+
+    monkeypatch.setattr(module, "_start", one_blown_up)

@@ -17,7 +17,7 @@ from riverval.store import load, save
 from riverval.toy import LOSSES, Setting, StraightRiver, UnstableWarning, make_loss, simulate
 from riverval.toy import minimal as one_page
 
-from .runs import VALLEY, Interrupting, run
+from .runs import VALLEY, Interrupting, blow_up_replicate_2, run
 
 MODULE = sys.modules["riverval.toy.simulate"]  # the package exports the function of the same name
 
@@ -248,14 +248,7 @@ def test_divergence_is_recorded_and_spares_the_others():
 def test_a_replicate_that_survives_is_untouched_by_one_that_does_not(monkeypatch):
     schedule = make_schedule("constant", peak_lr=0.1, steps=60)
     healthy = run(schedule, replicates=4, every=1)
-    inner = MODULE._start
-
-    def one_blown_up(*args):
-        w = inner(*args)
-        w[2, 1:] = 1e200
-        return w
-
-    monkeypatch.setattr(MODULE, "_start", one_blown_up)
+    blow_up_replicate_2(monkeypatch)
     ds = run(schedule, replicates=4, every=1)
     assert ds["diverged_at"].values.tolist() == [-1, -1, 0, -1]
     assert ds.attrs["status"] == "diverged"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -11,9 +10,7 @@ import pytest
 from riverval.schedules import make_schedule
 from riverval.toy import summarise
 
-from .runs import VALLEY, Interrupting, run
-
-MODULE = sys.modules["riverval.toy.simulate"]
+from .runs import VALLEY, Interrupting, blow_up_replicate_2, run
 
 
 def test_summary_has_both_ends_of_each_cooldown_and_the_end():
@@ -46,14 +43,7 @@ def test_summary_without_a_cooldown_or_without_chance():
 
 
 def test_summary_of_a_run_that_diverged_gives_means_and_no_z(monkeypatch):
-    inner = MODULE._start
-
-    def one_blown_up(*args):
-        w = inner(*args)
-        w[2, 1:] = 1e200
-        return w
-
-    monkeypatch.setattr(MODULE, "_start", one_blown_up)
+    blow_up_replicate_2(monkeypatch)
     ds = run(make_schedule("wsd", peak_lr=0.1, steps=60), replicates=4)
     rows = summarise(ds)
     assert all(math.isnan(r.z) for r in rows)
