@@ -17,6 +17,10 @@ MOST_STEPS = 10**9
 """Updates of the longest run: the rates of one beyond it would take more than 8 GB."""
 
 
+LARGEST = 1e100
+"""Size of the largest number of an analytic setting: squares, and their product with a third one, are still finite."""
+
+
 def suggest(name: object, allowed: Iterable[str]) -> str:
     """' Did you mean ...?' for the nearest allowed name, or nothing where none is near."""
     near = difflib.get_close_matches(str(name).lower().replace("_", "-"), list(allowed), n=1, cutoff=0.5)

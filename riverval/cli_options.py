@@ -100,3 +100,26 @@ def parse_numbers(flag: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(f"{flag} must be numbers separated by commas, e.g. 0.5,1,4, got {text!r}") from error
+
+
+def parse_pairs(flag: str, texts: list[str] | None) -> dict[str, Any]:
+    """['a=0.5', 'b=1,2', 'c=word'] -> {'a': 0.5, 'b': (1.0, 2.0), 'c': 'word'}; whole numbers stay whole."""
+    pairs: dict[str, Any] = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not name or not equals or not value:
+            raise InputError(f"{flag} must be NAME=VALUE, e.g. {flag} beta=0.9, got {text!r}")
+        if name in pairs:
+            raise InputError(f"{flag} gives {name!r} twice; give it once")
+        pairs[name] = _value(value)
+    return pairs
+
+
+def _value(text: str) -> Any:
+    """A whole number, a number, several, or the text itself."""
+    for read in (int, float, lambda t: tuple(float(part) for part in t.split(","))):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text

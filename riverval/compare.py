@@ -207,7 +207,7 @@ def _toy_scores(ds: xr.Dataset) -> list[Score]:
     out = []
     last = ds.isel(eval_step=-1) if "eval_step" in ds.dims else ds
     for name, label in (("hill", "final hill loss"), ("river", "final river loss"), ("loss", "final loss")):
-        if name not in ds or f"exact_{name}" not in ds or "replicate" not in ds[name].dims:
+        if name not in ds or f"exact_{name}_std" not in ds or "replicate" not in ds[name].dims:
             continue
         # The error of the mean is known exactly from the theory; it stands on the theory's side.
         error = float(last[f"exact_{name}_std"]) / math.sqrt(ds.sizes["replicate"])

@@ -76,7 +76,7 @@ def schedule(plan: Schedule) -> Figure:
 
 
 def toy_run(ds: xr.Dataset) -> Figure:
-    """Loss with its river component, hill loss, and the rate: simulated beside the exact recursion, or that alone."""
+    """Loss with its river component, hill loss, and the rate: simulated beside the exact solution where it is known."""
     figure, axes = _grid(3, 1, (8.0, 8.0), sharex=True, height_ratios=(3, 2.2, 1.2))
     loss, hill, rate = (row[0] for row in axes)
     for axis in (loss, hill, rate):
@@ -85,9 +85,9 @@ def toy_run(ds: xr.Dataset) -> Figure:
     _valley_curve(loss, ds, "river", GREEN, "river component")
     _valley_curve(hill, ds, "hill", RED, "hill loss")
     _river_alone(loss, ds)
-    _limit(loss, _exact(ds, "loss"))
+    _limit(loss, _centre(ds, "loss"))
     loss.set(ylabel="loss", title=ds.attrs.get("title", ""))
-    if not np.any(_exact(ds, "hill") <= 0):
+    if not np.any(_centre(ds, "hill") <= 0):
         hill.set_yscale("log")
     hill.set(ylabel="hill loss")
     for axis in (loss, hill):
@@ -204,13 +204,21 @@ def _valley_curve(axis: Axes, ds: xr.Dataset, name: str, colour: str, label: str
             error = 2 * values.std(axis=0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.zeros_like(mean)
             axis.fill_between(state, mean - error, mean + error, color=colour, alpha=0.25, lw=0)
             axis.plot(state, mean, color=colour, lw=1.4, label=f"{label}, mean ± 2 s.e.")
-        axis.plot(state, _exact(ds, name), color="black", lw=0.9, ls="--", label=f"{label}, exact")
+        if f"exact_{name}" in ds:
+            exact = _drawable(ds[f"exact_{name}"].to_numpy())
+            axis.plot(state, exact, color="black", lw=0.9, ls="--", label=f"{label}, exact")
     else:
-        axis.plot(state, _exact(ds, name), color=colour, lw=1.4, ls="--", label=f"{label}, exact")
+        axis.plot(state, _centre(ds, name), color=colour, lw=1.4, ls="--", label=f"{label}, exact")
 
 
-def _exact(ds: xr.Dataset, name: str) -> FloatArray:
-    return _drawable(ds[name if "replicate" not in ds[name].dims else f"exact_{name}"].to_numpy())
+def _centre(ds: xr.Dataset, name: str) -> FloatArray:
+    """The exact expectation where it is known, else the mean over the replicates that did not diverge."""
+    if "replicate" not in ds[name].dims:
+        return _drawable(ds[name].to_numpy())
+    if f"exact_{name}" in ds:
+        return _drawable(ds[f"exact_{name}"].to_numpy())
+    values = _drawable(ds[name].to_numpy()[ds["diverged"].to_numpy() == 0])
+    return values.mean(axis=0) if len(values) else np.full(ds.sizes["eval_step"], np.nan)
 
 
 def _drawable(values: FloatArray) -> FloatArray:

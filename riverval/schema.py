@@ -36,6 +36,12 @@ class Variable:
 
 _RUNS = (("eval_step",), ("replicate", "eval_step"))
 _PER_RUN: tuple[tuple[str, ...], ...] = ((), ("replicate",))
+_CONTEXT_RUNS = (("replicate", "context", "eval_step"),)
+_CURVES = (("eval_step",), ("plan", "eval_step"), ("rate", "eval_step"))
+_CHECKPOINTS = (("accounting", "family", "checkpoint"),)
+_FINAL = (("rate", "total"), ("valley", "probe_fraction"), ("valley", "method", "length"))
+_EXPECTED_FINAL = (("rate", "total"), ("valley", "decay", "fraction"), ("valley", "method", "length"))
+_SURFACE = (("along", "across"),)
 
 COORDS: dict[str, Variable] = {
     "source": Variable("where the numbers come from: theory, toy or real", "1", ((),), "str"),
@@ -50,24 +56,111 @@ COORDS: dict[str, Variable] = {
     "pair": Variable("pair of states that is interpolated", "1", (("pair",),), "str"),
     "window": Variable("phase that the snapshots come from", "1", (("window",),), "str"),
     "component": Variable("principal component, largest first", "1", (("component",),), "i8"),
+    "context": Variable("context whose next token is predicted", "1", (("context",),), "str"),
+    "prediction": Variable("prediction that the row measures, one of several rows", "1", (("prediction",),), "str"),
+    # Studies, which hold several runs against each other.
+    "along": Variable("place along the river, as a coordinate of the surface", "1", (("along",),)),
+    "across": Variable("height above the valley floor, as a coordinate of the surface", "1", (("across",),)),
+    "plan": Variable("schedule, among several", "1", (("plan",),), "str"),
+    "family": Variable("kind of schedule that makes several decayed checkpoints", "1", (("family",),), "str"),
+    "accounting": Variable("cost that is equal for the schedules compared", "1", (("accounting",),), "str"),
+    "checkpoint": Variable("number of the decayed checkpoint, from 1", "1", (("checkpoint",),), "i8"),
+    "rate": Variable("peak learning rate, among several", "1", (("rate",),)),
+    "total": Variable("updates of the whole run, among several", "1", (("total",),), "i8"),
+    "decay": Variable("decay shape, or optimal: the decay that leaves the least hill loss", "1", (("decay",),), "str"),
+    "floor": Variable("rate at the end of the cooldown as a fraction of the peak", "1", (("floor",),)),
+    "relaxations": Variable("length of the cooldown in relaxation times, lr curvature updates", "1", (("relaxations",),)),
+    "probe_relaxations": Variable("length of a simulated cooldown in relaxation times", "1", (("probe_relaxations",),)),
+    "crossing": Variable("two decay shapes whose order changes", "1", (("crossing",),), "str"),
+    "valley": Variable("kind of valley", "1", (("valley",),), "str"),
+    "fraction": Variable("updates of the cooldown as a fraction of the run", "1", (("fraction",),)),
+    "probe_fraction": Variable("updates of a simulated cooldown as a fraction of the run", "1", (("probe_fraction",),)),
+    "method": Variable("what is done with the last updates", "1", (("method",),), "str"),
+    "length": Variable("updates of the cooldown or of the averaging window", "1", (("length",),), "i8"),
 }
 
 VARIABLES: dict[str, Variable] = {
-    # Analytic valleys: simulated, and exact beside it.
+    # Analytic valleys: simulated, and exact beside it; see also below.
     "loss": Variable("loss of the state, without gradient noise", "1", _RUNS),
     "river": Variable("river component of the loss: loss of the state's projection onto the river", "1", _RUNS),
     "hill": Variable("hill component of the loss: loss minus river component", "1", _RUNS),
-    "exact_loss": Variable("expected loss by the exact moment recursion", "1", (("eval_step",),)),
-    "exact_river": Variable("expected river component by the exact moment recursion", "1", (("eval_step",),)),
-    "exact_hill": Variable("expected hill component by the exact moment recursion", "1", (("eval_step",),)),
-    "exact_loss_std": Variable("exact standard deviation of the loss over replicates", "1", (("eval_step",),)),
-    "exact_river_std": Variable(
-        "exact standard deviation of the river component over replicates", "1", (("eval_step",),)
-    ),
-    "exact_hill_std": Variable(
-        "exact standard deviation of the hill component over replicates", "1", (("eval_step",),)
-    ),
     "curvature": Variable("curvature of the hill direction", "1", (("mode",),)),
+    # Bigram languages: excess is the loss in a context minus the entropy of its next token.
+    "context_excess": Variable("excess loss per occurrence of the context", "nat", _CONTEXT_RUNS),
+    "context_continued": Variable(
+        "excess loss where the rate stays as before the last cooldown, on the same batches", "nat", _CONTEXT_RUNS
+    ),
+    "context_expected": Variable(
+        "excess loss of training without noise plus the linear theory of its noise", "nat", (("context", "eval_step"),)
+    ),
+    "context_frequency": Variable("probability of the context", "1", (("context",),)),
+    "context_gini": Variable("Gini impurity of the next token: trace of its Hessian", "1", (("context",),)),
+    "context_entropy": Variable("entropy of the next token", "nat", (("context",),)),
+    "context_sharpness": Variable("largest curvature of the loss in the context, at the optimum", "1", (("context",),)),
+    # Predictions of the theory, one row for each number.
+    "prediction_quantity": Variable("what is predicted and measured", "1", (("prediction",),), "str"),
+    "prediction_statement": Variable("the prediction in words", "1", (("prediction",),), "str"),
+    "prediction_source": Variable("where the prediction comes from", "1", (("prediction",),), "str"),
+    "prediction_relation": Variable("how the measured value relates to theory if it holds", "1", (("prediction",),), "str"),
+    "prediction_theory": Variable("value by the theory, or bound", "1", (("prediction",),)),
+    "prediction_measured": Variable("measured value", "1", (("prediction",),)),
+    "prediction_error": Variable("standard error of the measured value, 0 if not random", "1", (("prediction",),)),
+    "prediction_allowance": Variable("deviation allowed besides, fixed beforehand", "1", (("prediction",),)),
+    "prediction_z": Variable("deviation in standard errors, nan if not random", "1", (("prediction",),)),
+    "prediction_verdict": Variable("verdict by the rule fixed beforehand", "1", (("prediction",),), "str"),
+    "prediction_must_fail": Variable("1 where the theory says that the statement fails", "1", (("prediction",),), "i1"),
+    # Studies: means over replicates with their standard errors, and the theory beside them.
+    "path_x": Variable("river coordinate of one replicate", "1", (("eval_step",),)),
+    "path_y": Variable("hill coordinate of one replicate", "1", (("eval_step",),)),
+    "path_loss": Variable("loss of one replicate", "1", (("eval_step",),)),
+    "path_river": Variable("river component of the loss of one replicate", "1", (("eval_step",),)),
+    "path_hill": Variable("hill component of the loss of one replicate", "1", (("eval_step",),)),
+    "surface_y": Variable("hill coordinate of the surface", "1", _SURFACE),
+    "surface_loss": Variable("loss of the surface", "1", _SURFACE),
+    "mean_loss": Variable("mean loss over replicates", "1", _CURVES),
+    "mean_loss_error": Variable("standard error of the mean loss", "1", _CURVES),
+    "mean_river": Variable("mean river component over replicates", "1", _CURVES),
+    "mean_river_error": Variable("standard error of the mean river component", "1", _CURVES),
+    "mean_hill": Variable("mean hill component over replicates", "1", _CURVES),
+    "mean_hill_error": Variable("standard error of the mean hill component", "1", _CURVES),
+    "expected_loss": Variable("expected loss by theory", "1", _CURVES),
+    "expected_river": Variable("expected river component by theory", "1", _CURVES),
+    "expected_hill": Variable("expected hill component by theory", "1", _CURVES),
+    "mean_distance": Variable("mean distance travelled along the river", "1", (("rate", "eval_step"),)),
+    "mean_distance_error": Variable("its standard error, of paired runs", "1", (("rate", "eval_step"),)),
+    "expected_distance": Variable("distance by theory", "1", (("rate", "eval_step"),)),
+    "speed": Variable("mean progress along the river in one update", "1", (("rate",),)),
+    "speed_error": Variable("standard error of the speed, of paired runs", "1", (("rate",),)),
+    "expected_speed": Variable("speed by theory, to leading order in the rate", "1", (("rate",),)),
+    "straight_speed": Variable("speed by theory in a valley of constant width", "1", (("rate",),)),
+    "plan_lr": Variable("rate of the update that follows the state, nan after the last", "1", (("plan", "eval_step"),)),
+    "family_updates": Variable(
+        "updates that all checkpoints cost together, shared parts once", "1", (("accounting", "family"),), "i8"
+    ),
+    "checkpoint_updates": Variable("updates on the path to the checkpoint", "1", _CHECKPOINTS, "i8"),
+    "checkpoint_loss": Variable("mean loss of the checkpoint", "1", _CHECKPOINTS),
+    "checkpoint_loss_error": Variable("standard error of the checkpoint's loss", "1", _CHECKPOINTS),
+    "checkpoint_expected": Variable("expected loss of the checkpoint by the exact recursion", "1", _CHECKPOINTS),
+    "gap": Variable("loss of the checkpoint minus that of the reference", "1", _CHECKPOINTS),
+    "gap_error": Variable("standard error of the gap, of paired runs", "1", _CHECKPOINTS),
+    "expected_gap": Variable("expected gap by the exact recursion", "1", _CHECKPOINTS),
+    "hill_ratio": Variable(
+        "hill loss after the cooldown over that before it", "1", (("floor", "decay", "probe_relaxations"),)
+    ),
+    "hill_ratio_error": Variable(
+        "standard error of the ratio of hill losses", "1", (("floor", "decay", "probe_relaxations"),)
+    ),
+    "expected_hill_ratio": Variable(
+        "ratio of hill losses by the exact recursion", "1", (("floor", "decay", "relaxations"),)
+    ),
+    "crossing_at": Variable("length in relaxation times at which two shapes change order", "1", (("crossing",),)),
+    "crossing_floor": Variable("floor at which they do", "1", (("crossing",),)),
+    "crossing_ratio": Variable("ratio of hill losses there", "1", (("crossing",),)),
+    "final_loss": Variable("mean loss at the end of the run", "1", _FINAL),
+    "final_loss_error": Variable("standard error of the final loss", "1", _FINAL),
+    "expected_final_loss": Variable("expected final loss by theory", "1", _EXPECTED_FINAL),
+    "best_fraction": Variable("best fraction to cool down, by theory", "1", (("valley", "decay"),)),
+    "crossing_time": Variable("updates from which on the larger rate has the lower loss, by theory", "1", ((),)),
     # Training: what belongs to each update.
     "train_loss": Variable("training loss of the batch before the update", "nat", (("step",),)),
     "grad_norm": Variable("norm of the batch gradient before clipping", "1", (("step",),)),
@@ -95,6 +188,19 @@ VARIABLES: dict[str, Variable] = {
     "diverged": Variable("1 where the loss stopped being finite", "1", _PER_RUN, "i1"),
     "diverged_at": Variable("updates made before the first state that is not finite, -1 if none", "1", _PER_RUN, "i8"),
 }
+
+# The same of the average of the iterates, and the exact expectations and standard deviations of both.
+_PARTS = {"loss": "loss", "river": "river component of the loss", "hill": "hill component of the loss"}
+for _of, _whose in (("", ""), ("average_", " of the average of the iterates")):
+    for _name, _told in _PARTS.items():
+        _told += _whose
+        if _of:
+            VARIABLES[_of + _name] = Variable(_told, "1", _RUNS)
+        VARIABLES[f"exact_{_of}{_name}"] = Variable(f"expected {_told}, exact", "1", (("eval_step",),))
+        VARIABLES[f"exact_{_of}{_name}_std"] = Variable(
+            f"exact standard deviation of the {_told} over replicates", "1", (("eval_step",),)
+        )
+
 
 # Attributes every dataset carries: flat strings, `config` and `versions` as JSON.
 ATTRS = (

@@ -20,23 +20,24 @@ PACKAGES = {"riverval": ROOT / "riverval", "riverval.toy": ROOT / "toy", "riverv
 
 # A module imports from its own row and from lower ones.
 LAYERS: dict[int, str] = {
-    0: "riverval errors _typing _checks _format _registry _budgets",
+    0: "riverval errors _typing _checks _arrays _format _registry _budgets",
     1: "shapes segments _schedule schedules schema spectra trajectory landscape hessian",
-    2: "provenance store recorder observe laws theory bounds",
+    2: "provenance store recorder observe laws theory theory_decay theory_runs theory_paths bounds",
     3: "compare forecast",
     4: "toy.* experiments.*",
-    5: "console plots report",
-    6: "__main__ cli cli_options commands demo toy.cli experiments.cli",
+    5: "console plots plots_bigram report",
+    6: "__main__ cli cli_options commands demo toy.cli toy.cli_bigram toy.cli_check experiments.cli",
 }
 
 # Third-party package -> the modules that may import it at all, and those that may do so only inside a function.
 CONFINED: dict[str, tuple[str, str]] = {
-    "matplotlib": ("plots report", ""),
+    "matplotlib": ("plots plots_bigram report", ""),
     "sympy": ("toy.*", ""),
+    "numba": ("toy._jit", ""),
     "torch": ("hessian observe experiments.*", "schedules landscape"),
     "transformers": ("experiments.*", ""),
     "rich": ("console", ""),
-    "typer": ("cli cli_options commands toy.cli experiments.cli", ""),
+    "typer": ("cli cli_options commands toy.cli toy.cli_bigram toy.cli_check experiments.cli", ""),
 }
 
 # The entry point stands above all; the demonstration runs the very commands that a reader would type.

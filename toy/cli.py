@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,21 +12,36 @@ import typer
 import xarray as xr
 
 from .. import store
+from .._checks import pick
 from .._format import with_error
-from ..cli_options import parse_numbers, takes_schedule
+from ..cli_options import parse_numbers, parse_pairs, takes_schedule
 from ..console import complain, progress, say, show_table
+from ..errors import InputError
 from ..schedules import make_schedule
-from .losses import StraightRiver
+from ._loss import Loss
+from .cli_bigram import EPILOG as BIGRAM_EPILOG
+from .cli_bigram import bigram_command
+from .cli_check import EPILOG as CHECK_EPILOG
+from .cli_check import check_command
+from .losses import LOSSES, StraightRiver, make_loss
+from .noise import NOISES, Noise, StateDependent, make_noise
+from .optimizers import OPTIMIZERS, Average, EMAAverage, TailAverage, make_optimizer
 from .setting import STATIONARY, Setting
-from .simulate import UnstableWarning, check_size, simulate
+from .simulate import check_size, run_settings
 from .summary import Row, summarise
+from .symbolic import SymbolicLoss
 
 DEFAULT_STEPS = 4000
+DEFAULT_SLOPE, DEFAULT_HILLS = 0.04, "0.5,1,2,4,8"
 PICTURE = "toy.png"
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(no_args_is_help=True, context_settings=_CONTEXT, rich_markup_mode="rich", add_completion=False)
+
+
+def _option(panel: str, help_text: str) -> Any:
+    return typer.Option(help=help_text, rich_help_panel=panel, show_default=False)
 
 
 @app.callback()
@@ -41,94 +56,217 @@ def toy() -> None:
 # progress along the river of about the same size, and each cooldown uncovers it.
 @app.command(
     "simulate",
-    epilog="Examples:  riverval toy simulate --lr 0.1 --decay wsd-s  |  riverval toy simulate --decay cosine "
-    "--sigma 2 --seed 7  |  bigger, a quarter of an hour: riverval toy simulate --replicates 8192 --steps 1000000",
+    epilog="Examples:  riverval toy simulate --lr 0.1 --decay wsd-s  |  riverval toy simulate --loss bent --optimizer "
+    "adam --lr 0.02  |  riverval toy simulate --loss-expr '-c*x + h/2*(y - x**2)**2' --param c=0.1 --param h=2  |  "
+    "bigger, some minutes: riverval toy simulate --replicates 8192 --steps 1000000",
 )
 @takes_schedule("wsd")
 def simulate_command(
     *,
     decay: str,
     options: dict[str, Any],
-    lr: Annotated[float, typer.Option(help="Peak learning rate; stable below 2/curvature.")] = 0.1,
+    lr: Annotated[float, typer.Option(help="Peak learning rate; SGD is stable below 2/curvature.")] = 0.1,
     steps: Annotated[
         int | None, typer.Option(help=f"Updates of the run; {DEFAULT_STEPS} unless --budgets sets it.")
     ] = None,
-    slope: Annotated[float, typer.Option(help="Fall of the loss per unit of river.")] = 0.04,
-    curvature: Annotated[str, typer.Option(help="Curvature of each hill direction, with commas.")] = "0.5,1,2,4,8",
-    sigma: Annotated[float, typer.Option(help="Standard deviation of the gradient noise per coordinate.")] = 1.0,
-    replicates: Annotated[int, typer.Option(help="Independent repetitions; sets the standard errors.")] = 256,
+    loss: Annotated[
+        str, _option("Loss", f"A valley by name: {', '.join(n for n in LOSSES if n != SymbolicLoss.name)}.")
+    ] = "straight",
+    slope: Annotated[
+        float | None, _option("Loss", "Straight river: fall of the loss per unit of river; 0.04 if not given.")
+    ] = None,
+    curvature: Annotated[
+        str | None,
+        _option(
+            "Loss", f"Straight river: curvature of each hill direction, with commas; {DEFAULT_HILLS} if not given."
+        ),
+    ] = None,
+    loss_expr: Annotated[
+        str | None, _option("Loss", "One's own loss, e.g. '-c*x + h/2*y**2', instead of --loss.")
+    ] = None,
+    coordinates: Annotated[
+        str, _option("Loss", "Names of the coordinates of --loss-expr, river coordinates first.")
+    ] = "x,y",
+    river_dim: Annotated[int, _option("Loss", "Number of river coordinates of --loss-expr.")] = 1,
+    valley_floor: Annotated[
+        list[str] | None, _option("Loss", "Valley floor of --loss-expr, e.g. 'y=sin(x)'; else found numerically.")
+    ] = None,
+    param: Annotated[
+        list[str] | None, _option("Loss", "NAME=VALUE: a parameter of --loss or --loss-expr; may be repeated.")
+    ] = None,
     start: Annotated[
-        str, typer.Option(help=f"Initial value of the hill coordinates, or '{STATIONARY}' for noise at its balance.")
-    ] = "0.25",
+        str | None,
+        _option(
+            "Loss",
+            f"State 0: the value of all hill coordinates, or of every coordinate, with commas, or '{STATIONARY}'; "
+            "0.25 for the straight river, else the loss's own.",
+        ),
+    ] = None,
+    sigma: Annotated[float | None, _option("Noise", "Standard deviation per coordinate; 1 if not given.")] = None,
+    noise: Annotated[str, _option("Noise", f"Model of the gradient noise: {', '.join(NOISES)}.")] = "isotropic",
+    noise_param: Annotated[
+        list[str] | None, _option("Noise", "NAME=VALUE of the noise, e.g. freedom=3; may be repeated.")
+    ] = None,
+    optimizer: Annotated[str, _option("Optimizer", f"Optimizer: {', '.join(OPTIMIZERS)}.")] = "sgd",
+    optimizer_param: Annotated[
+        list[str] | None, _option("Optimizer", "NAME=VALUE of the optimizer, e.g. beta=0.9; may be repeated.")
+    ] = None,
+    average: Annotated[
+        str | None, _option("Optimizer", "Also average the iterates: tail:200 (the last 200 updates) or ema:0.99.")
+    ] = None,
+    replicates: Annotated[int, typer.Option(help="Independent repetitions; sets the standard errors.")] = 256,
     seed: Annotated[int, typer.Option(help="Seed of the noise; the same seed gives the same bits.", min=0)] = 0,
     every: Annotated[
         int | None, typer.Option(help="Record every so many updates; about 400 states if not given.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of long runs, with the same result; all cores if not given.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run's folder; made up if not given.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of a run of that name.")] = False,
 ) -> None:
-    """Run SGD with noise in a straight river valley, many times over, and hold it against the exact solution.
+    """Run an optimizer with gradient noise on an analytic valley, many times over, beside the exact solution if known.
 
-    Writes a dataset and a picture into a new run folder, and prints simulated means with their standard errors beside
-    the exact values: before and after each cooldown, and at the end.
+    Writes a dataset and a picture into a new run folder, and prints simulated means with their standard errors, beside
+    the exact values where there are any: before and after each cooldown, and at the end.
     """
     if steps is None and "budgets" not in options:
         steps = DEFAULT_STEPS
-    schedule = make_schedule(decay, peak_lr=lr, steps=steps, **options)
-    valley = StraightRiver(slope, parse_numbers("--curvature", curvature))
-    setting = Setting(loss=valley, schedule=schedule, sigma=sigma, start=_start(start), every=every)
-    check_size(setting, replicates)
-    folder = store.new_run(out, name, default=f"toy-{decay}", source="toy", overwrite=overwrite)
-    say(
-        f"straight river, slope {slope:g}, hills {curvature}, noise {sigma:g}; {schedule.describe()}, "
-        f"peak rate {lr:g}; {_count(replicates, 'replicate')} of {_count(schedule.total, 'update')}, seed {seed}; "
-        f"writing to {folder}"
+    own = {"coordinates": coordinates, "river_dim": river_dim, "floor": valley_floor}
+    valley = _loss(loss, loss_expr, slope, curvature, parse_pairs("--param", param), own)
+    if start is None and isinstance(valley, StraightRiver):
+        start = "0.25"
+    setting = Setting(
+        loss=valley,
+        schedule=make_schedule(decay, peak_lr=lr, steps=steps, **options),
+        noise=_noise(noise, sigma, parse_pairs("--noise-param", noise_param)),
+        optimizer=make_optimizer(optimizer, **parse_pairs("--optimizer-param", optimizer_param)),
+        average=_average(average),
+        start=_start(start),
+        every=every,
     )
+    check_size([setting], replicates)
+    folder = store.new_run(out, name, default=f"toy-{decay}", source="toy", overwrite=overwrite)
+    say(f"{_described(setting)}; {_count(replicates, 'replicate')}, seed {seed}; writing to {folder}")
     if setting.instability():
         complain(f"{setting.instability()}: a long run diverges")
     try:
-        ds = _simulate(setting, replicates, seed)
+        ds = _simulate(setting, replicates, seed, threads)
         _keep(ds, folder, overwrite)
     finally:
         store.discard_if_empty(folder)  # of a run that failed before it wrote anything
     _report(ds)
     if ds.attrs["status"] == "interrupted":
         made = ds.sizes["step"]
-        complain(
-            f"interrupted after {made} of {_count(schedule.total, 'update')}; what was recorded until then is kept"
-        )
+        complain(f"interrupted after {made} of {_count(setting.total, 'update')}; what was recorded until then is kept")
         raise typer.Exit(130)
     if ds.attrs["status"] == "complete":
-        say("smaller errors, a longer run: --replicates 8192 --steps 1000000 (a quarter of an hour)")
+        say("smaller errors, a longer run: --replicates 8192 --steps 1000000 (some minutes)")
 
 
-def _simulate(setting: Setting, replicates: int, seed: int) -> xr.Dataset:
-    with warnings.catch_warnings(), progress(setting.total, "toy") as update:
-        warnings.simplefilter("ignore", UnstableWarning)  # said already
-        return simulate(
-            setting.loss,
-            setting.schedule,
-            sigma=setting.sigma,
-            replicates=replicates,
-            rng=np.random.default_rng(seed),
-            start=setting.start,
-            every=setting.every,
-            progress=update,
+# --- from words to a setting -----------------------------------------------------------------------------------------
+def _loss(
+    name: str,
+    expression: str | None,
+    slope: float | None,
+    curvature: str | None,
+    parameters: dict[str, Any],
+    own: dict[str, Any],
+) -> Loss:
+    """The valley that the options describe; options that it does not take are refused."""
+    if expression is not None:
+        if name != StraightRiver.name:
+            raise InputError(f"give either --loss or --loss-expr, got --loss {name} and --loss-expr {expression!r}")
+        _refuse({"--slope": slope, "--curvature": curvature}, "--loss-expr")
+        floors = {k: str(v) for k, v in parse_pairs("--valley-floor", own["floor"]).items()}
+        names = [word.strip() for word in own["coordinates"].split(",")]
+        return SymbolicLoss(
+            expression, coordinates=names, parameters=parameters, river_dim=own["river_dim"], floor=floors or None
         )
+    _refuse({"--valley-floor": own["floor"]}, "--loss")
+    if name == StraightRiver.name and not parameters:
+        hills = parse_numbers("--curvature", curvature or DEFAULT_HILLS)
+        return StraightRiver(DEFAULT_SLOPE if slope is None else slope, hills)
+    _refuse({"--slope": slope, "--curvature": curvature}, f"--loss {name} with --param")
+    return make_loss(name, **parameters)
+
+
+def _refuse(given: dict[str, Any], beside: str) -> None:
+    for flag, value in given.items():
+        if value is not None:
+            raise InputError(f"{flag} has no effect beside {beside}; use --param NAME=VALUE for its numbers")
+
+
+def _noise(name: str, sigma: float | None, options: dict[str, Any]) -> Noise:
+    """The model of the noise; --sigma goes to a model that has one."""
+    takes = {f.name for f in fields(pick("noise", name, NOISES))}
+    if name == StateDependent.name:  # every other name is a parameter of the expression
+        numbers = {k: v for k, v in options.items() if k != "expression"}
+        options = {k: v for k, v in options.items() if k == "expression"} | {"parameters": tuple(numbers.items())}
+        if "expression" not in options:
+            raise InputError("the noise 'state-dependent' needs --noise-param 'expression=s*sqrt(1 + y**2)'")
+    if "sigma" in takes:
+        options.setdefault("sigma", 1.0 if sigma is None else sigma)
+    elif sigma is not None:
+        raise InputError(f"the noise {name!r} takes no --sigma; it takes: {', '.join(sorted(takes)) or 'no options'}")
+    if name == "anisotropic" and "sigmas" not in options:
+        raise InputError("the noise 'anisotropic' needs --noise-param sigmas=..., one number for each coordinate")
+    return make_noise(name, **options)
+
+
+def _average(text: str | None) -> Average | None:
+    if text is None:
+        return None
+    kind, _, size = text.partition(":")
+    try:
+        if kind == "tail":
+            return TailAverage(int(size))
+        if kind == "ema":
+            return EMAAverage(float(size))
+    except ValueError:
+        pass
+    raise InputError(f"--average must be tail:UPDATES or ema:BETA, e.g. tail:200 or ema:0.99, got {text!r}")
+
+
+def _start(text: str | None) -> float | str | tuple[float, ...] | None:
+    """A number, or several, where it is; the setting checks the rest."""
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        return text
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def _described(setting: Setting) -> str:
+    """One line that says what is run."""
+    loss = setting.loss
+    if isinstance(loss, StraightRiver):
+        told = f"straight river, slope {loss.slope:g}, hills {','.join(f'{h:g}' for h in loss.curvatures)}"
+    elif isinstance(loss, SymbolicLoss):
+        told = f"loss {loss.formula().expression}"
+    else:
+        told = f"loss {loss.name}"
+    noise = {k: v for k, v in setting.model.to_dict().items() if k != "name"}
+    words = " ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in noise.items())
+    plan = f"{setting.schedule.describe()}, peak rate {setting.schedule.peak_lr:g}"
+    return (
+        f"{told}; {setting.model.name} noise{f' ({words})' if words else ''}; {setting.optimizer.name}; {plan}; "
+        f"{_count(setting.total, 'update')}"
+    )
+
+
+# --- running and telling ---------------------------------------------------------------------------------------------
+def _simulate(setting: Setting, replicates: int, seed: int, threads: int | None) -> xr.Dataset:
+    with progress(setting.total, "toy") as update:
+        return run_settings([setting], replicates, np.random.default_rng(seed), threads=threads, progress=update)[0]
 
 
 def _count(number: int, noun: str) -> str:
     """'1 update', '2 updates'."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _start(text: str) -> float | str:
-    """A number where it is one; the setting checks the rest."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _keep(ds: xr.Dataset, folder: Path, overwrite: bool) -> None:
@@ -144,11 +282,12 @@ def _keep(ds: xr.Dataset, folder: Path, overwrite: bool) -> None:
 
 def _report(ds: xr.Dataset) -> None:
     """The table, and how many replicates diverged."""
-    rows = [
-        (f"{r.quantity}, state {r.state}", with_error(r.mean, r.error), _z(r), with_error(r.exact, r.exact_error))
-        for r in summarise(ds)
-    ]
-    show_table("", ("quantity", "simulated mean ± s.e.", "z", "theory ± exact s.e."), rows)
+    found = summarise(ds)
+    header = ("quantity", "simulated mean ± s.e.", "z", "theory ± exact s.e.")
+    rows = [(f"{r.quantity}, state {r.state}", with_error(r.mean, r.error), _z(r), _exact(r)) for r in found]
+    if all(math.isnan(r.exact) for r in found):  # no theory for this setting
+        header, rows = header[:2], [row[:2] for row in rows]
+    show_table("", header, rows)
     lost = int(ds["diverged"].sum())
     if lost:
         at = ds["diverged_at"].values
@@ -157,7 +296,15 @@ def _report(ds: xr.Dataset) -> None:
         say(f"{lost} of {of} diverged, the first after {_count(first, 'update')}")
 
 
+def _exact(row: Row) -> str:
+    return "-" if math.isnan(row.exact) else with_error(row.exact, row.exact_error)
+
+
 def _z(row: Row) -> str:
     if math.isnan(row.z):
         return "-"
     return f"{row.z:+.1f}" if abs(row.z) < 1e6 else f"{row.z:+.1e}"
+
+
+app.command("bigram", epilog=BIGRAM_EPILOG)(bigram_command)
+app.command("check", epilog=CHECK_EPILOG)(check_command)

@@ -17,82 +17,31 @@ from functools import partial
 import numpy as np
 import xarray as xr
 
-from .._checks import check_number, check_steps
+from .._arrays import check_rates
 from .._typing import ArrayLike, FloatArray, IntArray
 from ..errors import InputError
 from ..provenance import provenance
 from ..schedules import Schedule
 from ..schema import build
-from .losses import LARGEST, StraightRiver
-from .setting import Setting, check_sigma
+from ..theory import optimal_decay, optimal_final_hill, stationary_hill, stationary_variance
+from .losses import StraightRiver
+from .noise import check_sigma
+from .setting import Setting
+
+__all__ = [
+    "Moments",
+    "exact",
+    "moments",
+    "optimal_decay",
+    "optimal_final_hill",
+    "stationary_hill",
+    "stationary_variance",
+]
 
 _LARGEST = np.finfo(np.float64).max
 
 # An unstable setting ends at infinity, and infinity times nothing is nan: both are shown, and not warned of.
 _beyond_range = partial(np.errstate, over="ignore", invalid="ignore")
-
-
-def stationary_variance(lr: float, curvature: ArrayLike, sigma: float) -> FloatArray:
-    """v* = eta sigma^2 / (h (2 - eta h)), the variance at which a constant rate settles; shape of `curvature`.
-
-    eta = `lr`, h = `curvature`, sigma = standard deviation of the gradient noise: the fixed point of the recursion at
-    the top of this module (derived).
-
-    Raises:
-        InputError: a value out of range, or lr h >= 2, where there is none.
-
-    >>> stationary_variance(0.1, 2.0, 1.5).item()
-    0.0625
-    """
-    h = _stable_curvature(lr, curvature)
-    check_sigma(sigma)
-    return lr * sigma**2 / (h * (2.0 - lr * h))
-
-
-def stationary_hill(lr: float, curvature: ArrayLike, sigma: float) -> FloatArray:
-    """H = h v*/2 = eta sigma^2 / (2 (2 - eta h)), the expected hill loss of each direction; shape of `curvature`.
-
-    Raises:
-        InputError: as `stationary_variance`.
-
-    >>> stationary_hill(0.1, 2.0, 1.5).item()
-    0.0625
-    """
-    variance = stationary_variance(lr, curvature, sigma)
-    hill: FloatArray = 0.5 * np.asarray(curvature, dtype=np.float64) * variance
-    return hill
-
-
-def optimal_decay(lr: float, curvature: float, steps: int) -> FloatArray:
-    """The cooldown that leaves the least hill loss: eta_t = 1/(2/eta + h t), t = 0..steps-1; shape (steps,).
-
-    Greedy and globally optimal for one hill direction h = `curvature` that starts from the stationary state of
-    eta = `lr`; the first update halves the rate (derived; arXiv:2410.05192 shows the form).
-
-    Raises:
-        InputError: lr h >= 2, or a value out of range.
-
-    >>> optimal_decay(0.1, 2.0, 3).round(6).tolist()
-    [0.05, 0.045455, 0.041667]
-    """
-    h = float(_stable_curvature(lr, curvature))
-    t = np.arange(check_steps("steps", steps, low=1, what="of the cooldown"), dtype=np.float64)
-    return 1.0 / (2.0 / lr + h * t)
-
-
-def optimal_final_hill(lr: float, curvature: float, sigma: float, steps: int) -> float:
-    """H_n = (sigma^2/2) / (2/eta + h (n - 1)), the hill loss after the optimal cooldown of n = `steps` updates.
-
-    It is the least that any n rates leave, and tends to sigma^2/(2 h n) whatever the plateau eta = `lr` was (derived).
-
-    Raises:
-        InputError: lr h >= 2, or a value out of range.
-
-    >>> round(optimal_final_hill(0.1, 2.0, 1.5, 40), 8)
-    0.01147959
-    """
-    check_sigma(sigma)
-    return 0.5 * sigma**2 * float(optimal_decay(lr, curvature, steps)[-1])
 
 
 @dataclass(frozen=True)
@@ -172,7 +121,7 @@ def moments(
     Raises:
         InputError: states outside 0..T or not increasing, or a rate, mean, variance or sigma out of range.
     """
-    rates = _rates(lr)
+    rates = check_rates(lr)
     asked = np.asarray(states, dtype=np.int64)
     if asked.ndim != 1 or not asked.size or asked[0] < 0 or asked[-1] > rates.size or np.any(np.diff(asked) <= 0):
         raise InputError(f"states must be increasing numbers in 0..{rates.size}, got {states!r}")
@@ -204,24 +153,6 @@ def moments(
     return Moments(loss, asked, river, spread, means[at], variances[at])
 
 
-def _rates(lr: ArrayLike) -> FloatArray:
-    rates = np.asarray(lr, dtype=np.float64)
-    if rates.ndim != 1:
-        raise InputError(f"lr must be a row of rates, one for each update, got the shape {rates.shape}")
-    bad = ~(np.isfinite(rates) & (rates >= 0))
-    if bad.any():
-        t = int(np.argmax(bad))
-        raise InputError(f"lr must be finite rates of at least 0, got {rates[t]:g} for update {t}")
-    return rates
-
-
-def setting_moments(setting: Setting) -> Moments:
-    """The moments of a whole setting at its recorded states."""
-    mean, variance = setting.start_moments()
-    lr, states = setting.schedule.values(), setting.states()
-    return moments(setting.loss, lr, states, sigma=setting.sigma, hill_mean=mean, hill_variance=variance)
-
-
 def exact(
     loss: StraightRiver, schedule: Schedule, *, sigma: float, start: float | str = 1.0, every: int | None = None
 ) -> xr.Dataset:
@@ -238,7 +169,10 @@ def exact(
         InputError: a value out of range.
     """
     setting = Setting(loss=loss, schedule=schedule, sigma=sigma, start=start, every=every)
-    found = setting_moments(setting)
+    mean, variance = setting.start_moments()
+    found = moments(
+        loss, schedule.values(), setting.states(), sigma=sigma, hill_mean=mean[1:], hill_variance=variance[1:]
+    )
     ds = build(
         {
             "step": np.arange(setting.total),
@@ -281,16 +215,3 @@ def _pieces(rates: FloatArray, cuts: IntArray, h: FloatArray, sigma: float) -> t
         noises[:n] += (lr * sigma) ** 2
     back = np.argsort(order, kind="stable")
     return factors[back], noises[back]
-
-
-def _stable_curvature(lr: float, curvature: ArrayLike) -> FloatArray:
-    check_number("lr", lr, low=0.0, open_low=True)
-    h = np.asarray(curvature, dtype=np.float64)
-    if not np.all((h > 0) & (h <= LARGEST)):
-        raise InputError(f"curvature must be > 0 and at most {LARGEST:g}, got {curvature!r}")
-    if np.any(lr * h >= 2.0):
-        steepest = float(h.max())
-        raise InputError(
-            f"SGD with rate {lr:g} does not settle at curvature {steepest:g}; use a rate below 2/h = {2.0 / steepest:g}"
-        )
-    return h

@@ -5,7 +5,8 @@ down the river quickly but is thrown about between the hills, which hides the pr
 settle on the floor, and the loss falls at once (warmup-stable-decay, here without the warmup; arXiv:2410.05192).
 
 Run me: python -m riverval.toy.minimal
-`riverval.toy.simulate` does the same with the same random numbers, bit for bit.
+`riverval.toy.simulate` does the same with the same random numbers, bit for bit (for up to 15 runs, where it draws
+them from one stream).
 """
 
 import numpy as np
@@ -24,22 +25,22 @@ start = 0.25
 
 def river(w: np.ndarray) -> np.ndarray:
     """What is left of the loss when the hills are removed: the progress."""
-    return -slope * w[:, 0]
+    return -slope * w[0]
 
 
 def hill(w: np.ndarray) -> np.ndarray:
     """What the bouncing costs."""
-    return 0.5 * np.sum(h * w[:, 1:] ** 2, axis=1)
+    return 0.5 * np.sum(h[:, None] * w[1:] ** 2, axis=0)
 
 
 def run(seed: int, replicates: int) -> tuple[np.ndarray, np.ndarray]:
     """SGD; returns river and hill loss of the states 0, 1, ..., steps, each of shape (steps + 1, replicates)."""
     rng = np.random.default_rng(seed)
-    w = np.full((replicates, 1 + len(h)), start)
-    w[:, 0] = 0.0
+    w = np.full((1 + len(h), replicates), start)
+    w[0] = 0.0
     rivers, hills = [river(w)], [hill(w)]
     for t in range(steps):
-        gradient = np.concatenate([np.full((replicates, 1), -slope), h * w[:, 1:]], axis=1)
+        gradient = np.concatenate([np.full((1, replicates), -slope), h[:, None] * w[1:]])
         noise = rng.standard_normal(w.shape)
         w = w - lr[t] * (gradient + sigma * noise)
         rivers.append(river(w))

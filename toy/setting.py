@@ -1,6 +1,7 @@
-"""One toy experiment as a value: what the simulation runs and the exact recursion solves.
+"""One toy experiment as a value: what the simulation runs and the exact recursions solve.
 
-SGD on a river valley with white gradient noise, by the step convention of `riverval.schedules`:
+An optimizer on an analytic loss with gradient noise, by the step convention of `riverval.schedules`: update t = 0..T-1
+takes the gradient at w[t], adds the noise, and makes w[t+1] with the rate lr[t]. For SGD with isotropic noise,
 
     w[t+1] = w[t] - lr[t] (gradient(w[t]) + sigma xi[t]),   xi[t] ~ N(0, I) independent,   t = 0, ..., T-1.
 """
@@ -8,65 +9,90 @@ SGD on a river valley with white gradient noise, by the step convention of `rive
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .._checks import check_number, check_steps
+from .._checks import LARGEST, check_number, check_steps
 from .._typing import FloatArray, IntArray
 from ..errors import InputError
 from ..schedules import Schedule
-from .losses import LARGEST, StraightRiver
+from ._loss import Loss
+from .losses import StraightRiver
+from .noise import Isotropic, Noise
+from .optimizers import SGD, Average, Optimizer
 
 STATIONARY = "stationary"
 DEFAULT_STATES = 400
 
 
-def check_sigma(sigma: float) -> None:
-    """The standard deviation of the gradient noise, wherever it is given.
-
-    Raises:
-        InputError: not a number from 0 to 1e100.
-    """
-    check_number("sigma", sigma, low=0.0, high=LARGEST, what="standard deviation of the gradient noise")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A loss, a schedule, the noise, the start, and which states are recorded.
+    """A loss, a schedule, the noise, the optimizer, the start, and which states are recorded.
 
     Args:
-        loss: the valley; the river coordinate starts at 0.
+        loss: any analytic loss.
         schedule: gives lr[t] and the number of updates T.
-        sigma: standard deviation of the gradient noise in each coordinate, >= 0.
-        start: initial value y0 of every hill coordinate, or "stationary": each drawn from the law to which SGD at the
-            schedule's *peak* rate settles, N(0, lr sigma^2 / (h (2 - lr h))).
+        sigma: standard deviation of isotropic gradient noise in each coordinate, >= 0; or
+        noise: any model of the noise, instead.
+        optimizer: makes the updates; SGD if not given.
+        average: a running average of the iterates to evaluate beside them, if wanted.
+        start: state 0, one number for each coordinate; or a number, the initial value of every hill coordinate, with
+            the river coordinates as in ``loss.start()``; or "stationary" (straight river and SGD only): each hill
+            coordinate drawn from the law to which SGD at the schedule's *peak* rate settles,
+            N(0, lr sigma^2 / (h (2 - lr h))). None: ``loss.start()``.
         every: record every so many updates, besides the ends of the run and of each cooldown; None records about
             400 states.
 
     Raises:
-        InputError: a value out of range, or a stationary start where none exists (peak_lr h >= 2).
+        InputError: a value out of range, noise that does not fit the loss, or a stationary start where none is known.
     """
 
-    loss: StraightRiver
+    loss: Loss
     schedule: Schedule
-    sigma: float
-    start: float | str = 1.0
+    sigma: float | None = None
+    noise: Noise | None = None
+    optimizer: Optimizer = field(default_factory=SGD)
+    average: Average | None = None
+    start: float | str | tuple[float, ...] | None = None
     every: int | None = None
 
     def __post_init__(self) -> None:
-        check_sigma(self.sigma)
+        if (self.sigma is None) == (self.noise is None):
+            raise InputError("give either sigma, for isotropic noise, or noise, a model of it")
         if self.every is not None:
             check_steps("every", self.every, low=1, what="updates between recorded states")
-        if self.start != STATIONARY:
-            if isinstance(self.start, str):
-                raise InputError(f"start must be a number or {STATIONARY!r}, got {self.start!r}")
+        self.model.scales(self.loss)  # refuses noise that does not fit
+        if self.average is not None:
+            self.average.weights(self.total)
+        self._check_start()
+
+    def _check_start(self) -> None:
+        if self.start == STATIONARY:
+            if not (isinstance(self.loss, StraightRiver) and isinstance(self.optimizer, SGD)):
+                raise InputError(
+                    f"a {STATIONARY} start is known for SGD on a straight river only; give a number as start"
+                )
+            if self.instability():
+                raise InputError(f"there is no stationary start: {self.instability()}; give a number as start")
+        elif isinstance(self.start, str):
+            raise InputError(f"start must be a number or {STATIONARY!r}, got {self.start!r}")
+        elif isinstance(self.start, tuple):
+            if len(self.start) != self.loss.dim:
+                names = ", ".join(self.loss.coordinates)
+                raise InputError(f"start must have {self.loss.dim} numbers, for {names}; got {len(self.start)}")
+            for number in self.start:
+                check_number("start", number, low=-LARGEST, high=LARGEST, what="of a coordinate")
+        elif self.start is not None:
             check_number(
                 "start", self.start, low=-LARGEST, high=LARGEST, what=f"of the hill coordinates, or {STATIONARY!r}"
             )
-        elif self.instability():
-            raise InputError(f"there is no stationary start: {self.instability()}; give a number as start")
+
+    @property
+    def model(self) -> Noise:
+        """The model of the noise."""
+        return self.noise if self.noise is not None else Isotropic(self.sigma)  # type: ignore[arg-type]
 
     @property
     def total(self) -> int:
@@ -92,30 +118,54 @@ class Setting:
         return {self.total, *(state for window in self.schedule.windows("cooldown") for state in window)}
 
     def start_moments(self) -> tuple[FloatArray, FloatArray]:
-        """Mean and variance of each hill coordinate of state 0; both of shape (m,)."""
-        h = np.array(self.loss.curvatures)
+        """Mean and variance of each coordinate of state 0; both of shape (dim,)."""
+        mean = self.loss.start() if not isinstance(self.start, tuple) else np.array(self.start, dtype=np.float64)
+        variance = np.zeros_like(mean)
         if self.start == STATIONARY:
-            lr = self.schedule.peak_lr
+            assert isinstance(self.loss, StraightRiver)
+            h, lr = np.array(self.loss.curvatures), self.schedule.peak_lr
+            scales = self.model.scales(self.loss)
+            assert scales is not None
+            mean = np.zeros_like(mean)
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a curvature next to nothing
-                return np.zeros_like(h), lr * self.sigma**2 / (h * (2.0 - lr * h))
-        return np.full_like(h, float(self.start)), np.zeros_like(h)
+                variance[1:] = lr * scales[1:] ** 2 / (h * (2.0 - lr * h))
+        elif self.start is not None and not isinstance(self.start, tuple):
+            mean[self.loss.river_dim :] = float(self.start)
+        return mean, variance
 
     def instability(self) -> str:
-        """Why SGD does not settle between the hills at the peak rate, or '' where it does (lr h < 2 for every h)."""
-        steepest = max(self.loss.curvatures)
-        if self.schedule.peak_lr * steepest < 2.0:
+        """Why the optimizer does not settle at the peak rate, or '' where it does: lr h below its limit for every h.
+
+        The curvatures h are those of the start, where the loss is not quadratic.
+        """
+        scales = self.model.scales(self.loss)
+        limit = self.optimizer.stability_limit(float(scales.max()) if scales is not None else math.inf)
+        steepest = self._steepest()
+        if not self.schedule.peak_lr * steepest >= limit:
             return ""
         return (
             f"the peak rate {self.schedule.peak_lr:g} does not settle at the curvature {steepest:g}, "
-            f"whose limit is 2/h = {2.0 / steepest:g}"
+            f"whose limit is {limit:g}/h = {limit / steepest:g}"
         )
+
+    def _steepest(self) -> float:
+        """Largest second derivative at the start."""
+        if isinstance(self.loss, StraightRiver):
+            return max(self.loss.curvatures)
+        mean = self.start_moments()[0]
+        with np.errstate(all="ignore"):
+            hessian = self.loss.hessian(mean)
+        return float(np.linalg.eigvalsh(hessian)[-1]) if np.isfinite(hessian).all() else math.nan
 
     def config(self) -> dict[str, Any]:
         """A JSON-ready description."""
+        start: Any = list(self.start) if isinstance(self.start, tuple) else self.start
         return {
             "loss": self.loss.to_dict(),
             "schedule": self.schedule.to_dict(),
-            "sigma": float(self.sigma),
-            "start": self.start if isinstance(self.start, str) else float(self.start),
+            "noise": self.model.to_dict(),
+            "optimizer": self.optimizer.to_dict(),
+            "average": None if self.average is None else self.average.to_dict(),
+            "start": float(start) if isinstance(start, int | float | np.number) else start,
             "every": self.spacing,
         }

@@ -1,215 +1,284 @@
-"""SGD in a river valley, many independent replicates at once, recorded beside its exact solution."""
+"""Any optimizer on any analytic loss with noise, many independent replicates at once, beside exact solutions."""
 
 from __future__ import annotations
 
+import os
 import warnings
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from .._checks import check_int
-from .._typing import FloatArray, IntArray, Progress
+from .._checks import check_int, unknown
+from .._typing import Progress
 from ..errors import InputError
-from ..provenance import provenance
 from ..schedules import Schedule
-from ..schema import build
-from .exact import setting_moments
-from .losses import StraightRiver
+from ._engine import Ensemble
+from ._loss import Loss
+from ._record import Record, finished, seed_of
+from .noise import Noise
+from .optimizers import SGD, Average, Optimizer
 from .setting import Setting
 
 MOST_MEMORY = 8 * 2**30
 """Bytes that the arrays of one simulation may take."""
 
 # Measured at the peak. A state: loss, river and hill as recorded and once more for the dataset. An update: rates, sums
-# and the exact moments, of which the dataset keeps 17 bytes. A coordinate: state, gradient and noise.
-_BYTES_OF_STATE, _BYTES_OF_UPDATE, _BYTES_OF_COORDINATE = 48, 50, 24
+# and the exact moments, of which the dataset keeps 17 bytes. A coordinate: state, gradient, noise and what is between.
+_BYTES_OF_STATE, _BYTES_OF_UPDATE, _BYTES_OF_COORDINATE = 50, 60, 56
 
-# Normals drawn at a time: few enough for the cache, many enough that the call costs nothing. Not seen in any result.
-BLOCK = 32_768
+# Blocks of each thread between two looks at the progress: some milliseconds.
+_BLOCKS = 16
 
-# A loss that is not finite needs coordinates beyond this; below it dot products clear all replicates at once. Their
-# pieces are short enough for BLAS not to start threads, which would wait for each other at every update.
-_SAFE_SQUARE = 1e100
-_PIECE = 8192
+# Work beyond which compiled code is worth loading: seconds of NumPy at so many updates and coordinates a second.
+_UPDATES_A_SECOND, _COORDINATES_A_SECOND, _SECONDS_WORTH_COMPILING = 25_000, 1e8, 2.0
+
+# Compiling takes a second, and 0.1 s more for each coordinate, of which each has its own line of code.
+MOST_COMPILED_COORDINATES = 24
+
+Backend = Literal["auto", "numpy", "numba"]
+BACKENDS = ("auto", "numpy", "numba")
 
 
 class UnstableWarning(RuntimeWarning):
-    """The peak rate is not below the limit 2/h of the steepest hill: SGD does not settle, a long run diverges."""
+    """The peak rate is not below the optimizer's limit at the steepest curvature: it does not settle there."""
 
 
 def simulate(
-    loss: StraightRiver,
+    loss: Loss,
     schedule: Schedule,
     *,
-    sigma: float,
     replicates: int,
     rng: np.random.Generator,
-    start: float | str = 1.0,
+    sigma: float | None = None,
+    noise: Noise | None = None,
+    optimizer: Optimizer | None = None,
+    average: Average | None = None,
+    start: float | str | tuple[float, ...] | None = None,
     every: int | None = None,
+    backend: Backend = "auto",
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> xr.Dataset:
-    """Run SGD with white gradient noise on an analytic valley (the model of arXiv:2410.05192, section on SGD).
+    """Run an optimizer with gradient noise on an analytic loss (for SGD the model of arXiv:2410.05192).
 
-        w[t+1] = w[t] - lr[t] (gradient(w[t]) + sigma xi[t]),    xi[t] ~ N(0, I),    t = 0, ..., T-1
+        SGD: w[t+1] = w[t] - lr[t] (gradient(w[t]) + sigma xi[t]),    xi[t] ~ N(0, I),    t = 0, ..., T-1
 
-    Gradient noise enters the updates only: recorded losses are those of the state itself. A replicate whose loss stops
-    being finite keeps its values (inf or nan) and the others go on. Ctrl-C ends the run and returns what it recorded.
-    Costs about 1.5 times the drawing of the normals: 0.17 s for 4000 updates of 256 replicates in 9 dimensions.
+    Noise enters the updates only: recorded losses are those of the state itself (for Schedule-Free of its average x).
+    A replicate whose loss stops being finite keeps its values (inf or nan) and the others go on. Ctrl-C ends the run
+    and returns what it recorded. Long runs are compiled; they cost little more than the drawing of the normals.
 
     Args:
-        loss: gradient, river and hill of states w of shape (replicates, dim).
+        loss: any loss of `riverval.toy`; gradient, river and hill of states w of shape (..., dim).
         schedule: lr[t] and T.
-        sigma: standard deviation of the gradient noise in each coordinate.
         replicates: number R of independent repetitions.
-        rng: the only source of randomness, used as if ``rng.standard_normal((replicates, dim))`` were called once per
-            update (and once, without the river, before them for a stationary start). Its seed is recorded: pass a fresh
-            ``np.random.default_rng(seed)``.
-        start: initial value of every hill coordinate, or "stationary": drawn from the law to which the peak rate
-            settles, N(0, lr sigma^2 / (h (2 - lr h))) with lr = schedule.peak_lr.
+        rng: the only source of randomness; its seed is recorded: pass a fresh ``np.random.default_rng(seed)``. With
+            fewer than 16 replicates it is used as if ``rng.standard_normal((dim, R))`` were called once per update
+            (and once, for the hill coordinates, before them for a stationary start); with more, it spawns 16 streams,
+            which take turns in doing so for a block of updates of about 32,768 normals.
+        sigma: standard deviation of isotropic gradient noise in each coordinate, or
+        noise: any model of the noise (`riverval.toy.make_noise`), instead.
+        optimizer: as `riverval.toy.make_optimizer` makes; SGD if not given.
+        average: a running average of the iterates to evaluate beside them.
+        start: state 0: one number for each coordinate, or a number for every hill coordinate, or "stationary", or None
+            for the start of the loss; see `riverval.toy.Setting`.
         every: record every so many updates, besides the ends of the run and of each cooldown; None: about 400 states.
+        backend: how the updates are made, with the same result: "numpy", "numba" (compiled; a new expression takes a
+            second or two, later runs read it from the user's cache), or "auto", which compiles for long runs of few
+            coordinates.
+        threads: threads for compiled runs, of use from 16 replicates on, with the same result; None: one for each core.
         progress: called now and then as ``progress(updates_done, {"loss": mean over replicates, "lr": rate})``.
 
     Returns:
-        A Dataset in the schema, source "toy": loss, river, hill (replicate, eval_step) with the exact_* expectations
-        and standard deviations beside them (eval_step), lr and phase (step) of every update made, curvature (mode),
-        diverged and diverged_at (replicate). attrs["status"] is complete, diverged (any replicate) or interrupted.
+        A Dataset in the schema, source "toy": loss, river, hill (replicate, eval_step), and average_loss,
+        average_river, average_hill where there is an average; lr and phase (step) of every update made; diverged and
+        diverged_at (replicate); for the straight river curvature (mode). Where they are known (straight river, noise
+        that does not depend on the state; SGD, or runs of momentum and Schedule-Free of up to 20,000 updates) the
+        exact_* expectations and, for Gaussian noise, standard deviations (eval_step). attrs["status"] is complete,
+        diverged (any replicate) or interrupted.
 
     Raises:
-        InputError: a value out of range, or a run that needs more than `MOST_MEMORY`.
+        InputError: a value out of range, a noise or backend that does not fit, or a run that needs more than
+            `MOST_MEMORY`.
 
     Warns:
-        UnstableWarning: peak_lr h >= 2 for some hill direction.
+        UnstableWarning: the peak rate times the steepest curvature is not below the optimizer's limit (2 for SGD).
     """
-    setting = Setting(loss=loss, schedule=schedule, sigma=sigma, start=start, every=every)
-    check_size(setting, replicates)
-    if setting.instability():
-        warnings.warn(f"{setting.instability()}: a long run diverges", UnstableWarning, stacklevel=2)
-    origin = {"bit_generator": type(rng.bit_generator).__name__, **_seed_of(rng)}
-    record = _Record(setting.states(), replicates)
+    return simulate_many(
+        loss, [schedule], replicates=replicates, rng=rng, sigma=sigma, noise=noise, optimizer=optimizer,
+        average=average, start=start, every=every, backend=backend, threads=threads, progress=progress,
+    )[0]  # fmt: skip
+
+
+def simulate_many(
+    loss: Loss,
+    schedules: Sequence[Schedule],
+    *,
+    replicates: int,
+    rng: np.random.Generator,
+    sigma: float | None = None,
+    noise: Noise | None = None,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    average: Average | None = None,
+    start: float | str | tuple[float, ...] | None = None,
+    every: int | None = None,
+    backend: Backend = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[xr.Dataset]:
+    """Several schedules on the same loss with the same noise: update t of replicate r meets the same draws in each.
+
+    So differences between schedules, peak rates or optimizers are paired, and the noise is drawn once for all.
+
+    Args:
+        schedules: one for each run; they may differ in length.
+        optimizer: one for all, or one for each schedule.
+        loss, replicates, rng, sigma, noise, average, start, every, backend, threads, progress: as in `simulate`.
+
+    Returns:
+        One Dataset for each schedule, bit for bit what `simulate` returns with a generator of the same seed.
+
+    Raises:
+        InputError: as `simulate`; or no schedule, or another number of optimizers.
+
+    Warns:
+        UnstableWarning: as `simulate`.
+    """
+    optimizers = _one_each(optimizer, len(schedules))
+    settings = [
+        Setting(
+            loss=loss,
+            schedule=schedule,
+            sigma=sigma,
+            noise=noise,
+            optimizer=o,
+            average=average,
+            start=start,
+            every=every,
+        )
+        for schedule, o in zip(schedules, optimizers, strict=True)
+    ]  # fmt: skip
+    for setting in settings:
+        if setting.instability():
+            warnings.warn(f"{setting.instability()}: a long run diverges", UnstableWarning, stacklevel=3)
+    return run_settings(settings, replicates, rng, backend=backend, threads=threads, progress=progress)
+
+
+def run_settings(
+    settings: Sequence[Setting],
+    replicates: int,
+    rng: np.random.Generator,
+    *,
+    backend: Backend = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[xr.Dataset]:
+    """What `simulate_many` does, for settings that share loss, noise and kind of start; warns of nothing."""
+    check_size(settings, replicates)
+    if threads is not None:
+        check_int("threads", threads, low=1)
+    compiled = _compiled(backend, settings, replicates)
+    seeds: Any = rng.bit_generator.seed_seq
+    origin = {"bit_generator": type(rng.bit_generator).__name__, **seed_of(seeds)}
+    records = [Record(setting, replicates) for setting in settings]
     interrupted = False
-    try:
-        with np.errstate(all="ignore"):  # a diverging replicate is recorded, not warned about
-            _run(setting, _start(setting, replicates, rng), rng, record, progress)
-    except KeyboardInterrupt:
-        interrupted = True
-    config = setting.config() | {"replicates": int(replicates), "rng": origin}
-    diverged = bool(np.any(record.diverged_at >= 0))
-    status = "interrupted" if interrupted else "diverged" if diverged else "complete"
-    title = f"{loss.name} river, {schedule.describe()}"
-    attrs = provenance(title, config=config, seed=origin["entropy"], status=status)
-    return _dataset(setting, record).assign_attrs(attrs)
+    with np.errstate(all="ignore"):  # a diverging replicate is recorded, not warned about
+        ensemble = Ensemble(settings, replicates, rng, compiled)
+        try:
+            _run(ensemble, records, (threads or _cores()) if compiled else 1, progress)
+        except KeyboardInterrupt:
+            interrupted = True
+            _collect(ensemble, records)
+    return [finished(s, r, origin, replicates, interrupted) for s, r in zip(settings, records, strict=True)]
 
 
-def check_size(setting: Setting, replicates: int) -> None:
-    """Refuse a number of replicates below one, or a run that would not fit; nothing is allocated to find out.
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_size(settings: Sequence[Setting], replicates: int) -> None:
+    """Refuse a number of replicates below one, or runs that would not fit; nothing is allocated to find out.
 
     Raises:
         InputError: saying the memory needed and how to need less.
     """
     check_int("replicates", replicates, low=1)
-    states = setting.count_states()
-    need = replicates * (_BYTES_OF_STATE * states + _BYTES_OF_COORDINATE * setting.loss.dim)
-    need += _BYTES_OF_UPDATE * setting.total
+    need, states = 0, 0
+    for setting in settings:
+        count, extra = setting.count_states(), 0 if setting.average is None else 1
+        states += count
+        of_state = _BYTES_OF_STATE * (1 + extra)
+        of_coordinate = _BYTES_OF_COORDINATE + 24 * (setting.optimizer.states + extra)
+        of_update = _BYTES_OF_UPDATE + 8 * (setting.optimizer.counts()[0] - 1 + extra)
+        need += replicates * (of_state * count + of_coordinate * setting.loss.dim) + of_update * setting.total
     if need > MOST_MEMORY:
         raise InputError(
             f"the run needs {need / 2**30:.1f} GiB, more than the {MOST_MEMORY / 2**30:g} GiB allowed, for "
-            f"{setting.total} updates and {states} recorded states of {replicates} replicates; use fewer updates or "
-            f"replicates, or record fewer states (a larger every, now {setting.spacing})"
+            f"{max(s.total for s in settings)} updates and {states} recorded states of {replicates} replicates; use "
+            f"fewer updates or replicates, or record fewer states (a larger every, now {settings[0].spacing})"
         )
 
 
-class _Record:
-    """What a run has recorded so far: all of it valid whenever the run is cut short."""
-
-    def __init__(self, states: IntArray, replicates: int) -> None:
-        self.states = states
-        self.made = 0  # updates
-        self.kept = 0  # states
-        self.loss, self.river, self.hill = (np.empty((states.size, replicates)) for _ in range(3))
-        self.diverged_at = np.full(replicates, -1, dtype=np.int64)
-
-    def next_state(self) -> int:
-        return int(self.states[self.kept]) if self.kept < self.states.size else -1
-
-    def keep(self, loss: StraightRiver, w: FloatArray) -> None:
-        self.river[self.kept] = loss.river(w)
-        self.hill[self.kept] = loss.hill(w)
-        np.add(self.river[self.kept], self.hill[self.kept], out=self.loss[self.kept])
-        self.kept += 1
-
-    def mark_diverged(self, values: FloatArray) -> None:
-        self.diverged_at[~np.isfinite(values) & (self.diverged_at < 0)] = self.made
+def _run(ensemble: Ensemble, records: Sequence[Record], threads: int, progress: Progress | None) -> None:
+    """Make all updates, some blocks at a time; nothing grows but what is recorded."""
+    _collect(ensemble, records)
+    first = records[0]
+    threads = min(threads, ensemble.most_threads)
+    with _map(threads) as each:
+        for b in range(0, ensemble.blocks, _BLOCKS * threads):
+            each(ensemble.advance, range(b, min(b + _BLOCKS * threads, ensemble.blocks)))
+            _collect(ensemble, records)
+            if progress is not None:
+                done = max(record.made for record in records)
+                lr = first.setting.schedule.lr(max(first.made, 1) - 1)
+                progress(done, {"loss": float(first.values["loss"][first.kept - 1].mean()), "lr": float(lr)})
 
 
-def _start(setting: Setting, replicates: int, rng: np.random.Generator) -> FloatArray:
-    """State 0 of every replicate, shape (replicates, dim)."""
-    mean, variance = setting.start_moments()
-    w = np.zeros((replicates, setting.loss.dim))
-    w[:, 1:] = mean
-    if variance.any():
-        w[:, 1:] += np.sqrt(variance) * rng.standard_normal((replicates, mean.size))
-    return w
+def _collect(ensemble: Ensemble, records: Sequence[Record]) -> None:
+    for record, run in zip(records, ensemble.runs, strict=True):
+        record.collect(run)
 
 
-def _run(setting: Setting, w: FloatArray, rng: np.random.Generator, record: _Record, progress: Progress | None) -> None:
-    """Make all updates, changing `w` and `record` in place; nothing is allocated between two recorded states."""
-    loss, rates = setting.loss, setting.schedule.values()
-    gradient, flat = np.empty_like(w), w.reshape(-1)
-    pieces = [flat[k : k + _PIECE] for k in range(0, flat.size, _PIECE)]
-    noise = np.empty((min(max(BLOCK // w.size, 1), rates.size), *w.shape))
-    _inspect(loss, w, pieces, record)
-    record.keep(loss, w)
-    due = record.next_state()
-    while record.made < rates.size:
-        block = noise[: rates.size - record.made]
-        rng.standard_normal(out=block)
-        block *= setting.sigma
-        for lr, xi in zip(rates[record.made : record.made + len(block)].tolist(), block, strict=True):
-            loss.gradient(w, out=gradient)
-            gradient += xi
-            gradient *= lr
-            w -= gradient
-            record.made += 1
-            _inspect(loss, w, pieces, record)
-            if record.made == due:
-                record.keep(loss, w)
-                due = record.next_state()
-        if progress is not None:
-            progress(record.made, {"loss": float(record.loss[record.kept - 1].mean()), "lr": lr})
+@contextmanager
+def _map(threads: int) -> Iterator[Callable[[Callable[[int], None], Iterable[int]], None]]:
+    """A function that calls another one with each number, in so many threads; they have ended when the context has."""
+    if threads == 1:
+
+        def one_by_one(call: Callable[[int], None], numbers: Iterable[int]) -> None:
+            for number in numbers:
+                call(number)
+
+        yield one_by_one
+        return
+    with ThreadPoolExecutor(threads, initializer=lambda: np.seterr(all="ignore")) as pool:
+        yield lambda call, numbers: deque(pool.map(call, numbers), maxlen=0)
 
 
-def _inspect(loss: StraightRiver, w: FloatArray, pieces: list[FloatArray], record: _Record) -> None:
-    """Note the replicates whose loss has just stopped being finite; `pieces` are views that make up `w`."""
-    for piece in pieces:
-        if not piece.dot(piece) < _SAFE_SQUARE:  # also true of nan
-            record.mark_diverged(loss.value(w))
-            return
+def _one_each(optimizer: Optimizer | Sequence[Optimizer] | None, runs: int) -> list[Optimizer]:
+    if not runs:
+        raise InputError("there is nothing to run: schedules is empty, give at least one")
+    if optimizer is None or isinstance(optimizer, Optimizer):
+        return [optimizer or SGD()] * runs
+    if len(optimizer) != runs:
+        raise InputError(f"optimizer must be one for all or one for each of the {runs} schedules, got {len(optimizer)}")
+    return list(optimizer)
 
 
-def _dataset(setting: Setting, record: _Record) -> xr.Dataset:
-    made, kept = record.made, record.kept
-    values: dict[str, Any] = {
-        "step": np.arange(made),
-        "lr": setting.schedule.values()[:made],
-        "phase": setting.schedule.phases()[:made],
-        "eval_step": record.states[:kept],
-        "replicate": np.arange(record.diverged_at.size),
-        "mode": np.arange(len(setting.loss.curvatures)),
-        "curvature": setting.loss.curvatures,
-        "diverged": record.diverged_at >= 0,
-        "diverged_at": record.diverged_at,
-    }
-    expected = setting_moments(setting)
-    for name in ("loss", "river", "hill"):
-        values[name] = getattr(record, name)[:kept].T
-        values[f"exact_{name}"] = getattr(expected, f"expected_{name}")[:kept]
-        values[f"exact_{name}_std"] = getattr(expected, f"{name}_std")[:kept]
-    return build(values, {}, "toy")
-
-
-def _seed_of(rng: np.random.Generator) -> dict[str, Any]:
-    """Entropy and spawn key of the generator's seed sequence: with its class, what makes it again."""
-    seeds: Any = rng.bit_generator.seed_seq
-    entropy = [int(e) for e in np.atleast_1d(np.asarray(seeds.entropy, dtype=object))]
-    return {"entropy": entropy[0] if len(entropy) == 1 else entropy, "spawn_key": list(seeds.spawn_key)}
+def _compiled(backend: str, settings: Sequence[Setting], replicates: int) -> bool:
+    if backend not in BACKENDS:
+        raise unknown("backend", backend, BACKENDS)
+    by_numpy = any(s.model.scales(s.loss) is None for s in settings)
+    if backend == "numba" and by_numpy:
+        raise InputError(
+            f"the noise {settings[0].model.name!r} depends on the state, which only the backend numpy does"
+        )
+    if backend != "auto" or by_numpy or settings[0].loss.dim > MOST_COMPILED_COORDINATES:
+        return backend == "numba"
+    updates = sum(s.total for s in settings)
+    seconds = updates / _UPDATES_A_SECOND + updates * replicates * settings[0].loss.dim / _COORDINATES_A_SECOND
+    return seconds > _SECONDS_WORTH_COMPILING

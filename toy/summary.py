@@ -16,8 +16,9 @@ class Row:
     """One quantity at one state.
 
     `mean` and `error` (its standard error, nan for a single replicate) are of the simulated replicates; `exact` is the
-    expectation and `exact_error` the exact standard error of a mean over as many replicates. `z` = (mean - exact) /
-    exact_error, nan where nothing is random, and in a run of which any replicate diverged: `mean` is still that of all.
+    expectation and `exact_error` the exact standard error of a mean over as many replicates, nan where no theory is
+    known. `z` = (mean - exact) / exact_error, nan where there is no theory or nothing is random, and in a run of which
+    any replicate diverged: `mean` is still that of all.
     """
 
     quantity: str
@@ -32,6 +33,8 @@ class Row:
 def summarise(ds: xr.Dataset) -> list[Row]:
     """Hill and river loss at both ends of each cooldown, and the losses of the last state, none twice.
 
+    After those of the iterate, the last ones of an average, where there is one.
+
     Args:
         ds: what `riverval.toy.simulate` returned, whole or interrupted.
     """
@@ -45,14 +48,18 @@ def summarise(ds: xr.Dataset) -> list[Row]:
                     rows.append(row_of(ds, name, state, f"{name} loss {word} cooldown {k}"))
                     told.add((name, state))
     names = [name for name in ("hill", "river", "loss") if (name, last) not in told]
-    return rows + [row_of(ds, name, last, "final loss" if name == "loss" else f"final {name} loss") for name in names]
+    rows += [row_of(ds, name, last, "final loss" if name == "loss" else f"final {name} loss") for name in names]
+    if "average_loss" in ds:
+        rows += [row_of(ds, f"average_{name}", last, f"final {name} loss of the average") for name in ("hill", "river")]
+        rows.append(row_of(ds, "average_loss", last, "final loss of the average"))
+    return rows
 
 
 def row_of(ds: xr.Dataset, name: str, state: int, quantity: str) -> Row:
-    """The row of one variable (loss, river or hill) at one recorded state."""
+    """The row of one variable (loss, river or hill, or that of the average) at one recorded state."""
     at = ds.sel(eval_step=state)
     values = at[name].values
-    exact, std = float(at[f"exact_{name}"]), float(at[f"exact_{name}_std"])
+    exact, std = (float(at[known]) if known in at else math.nan for known in (f"exact_{name}", f"exact_{name}_std"))
     root = math.sqrt(values.size)
     with np.errstate(invalid="ignore", over="ignore"):  # diverged replicates are shown as they are
         mean = float(values.mean())

@@ -92,7 +92,7 @@ def test_a_named_run_is_replaced_only_when_asked(tmp_path, capsys):
         (["--slope", "1e101"], "in [0, 1e+100], got 1e+101"),
         (["--start", "1e101"], "in [-1e+100, 1e+100], got 1e+101"),
         (["--steps", "99999999999999999999"], "from 1 to 1000000000, got 99999999999999999999"),
-        (["--steps", "1000000000"], "needs 46.6 GiB, more than the 8 GiB allowed, for 1000000000 updates"),
+        (["--steps", "1000000000"], "needs 55.9 GiB, more than the 8 GiB allowed, for 1000000000 updates"),
         (["--steps", "1000000000", "--every", "1"], "more than the 8 GiB allowed"),
         (["--replicates", "99999999999999999999"], "more than the 8 GiB allowed"),
         (["--every", "99999999999999999999"], "from 1 to 1000000000"),
@@ -138,7 +138,7 @@ def test_a_run_that_fails_before_it_writes_leaves_no_folder(error, tmp_path, mon
     def fail(*args, **options):
         raise error
 
-    monkeypatch.setattr(sys.modules["riverval.toy.cli"], "simulate", fail)
+    monkeypatch.setattr(sys.modules["riverval.toy.cli"], "run_settings", fail)
     with pytest.raises((SystemExit, RuntimeError)):
         main(["toy", "simulate", "--out", str(tmp_path), *SMALL])
     assert list(tmp_path.iterdir()) == []
@@ -147,7 +147,7 @@ def test_a_run_that_fails_before_it_writes_leaves_no_folder(error, tmp_path, mon
 def test_a_failure_keeps_what_an_earlier_run_wrote(tmp_path, monkeypatch):
     words = ("--name", "mine", "--out", str(tmp_path), "--overwrite", *SMALL)
     assert call(*words) == 0
-    monkeypatch.setattr(sys.modules["riverval.toy.cli"], "simulate", None)
+    monkeypatch.setattr(sys.modules["riverval.toy.cli"], "run_settings", None)
     with pytest.raises(TypeError):
         main(["toy", "simulate", *words])
     assert load(tmp_path / "mine").attrs["status"] == "complete"
@@ -157,12 +157,12 @@ def test_a_failure_keeps_what_an_earlier_run_wrote(tmp_path, monkeypatch):
 class Interrupting(StraightRiver):
     """Ctrl-C at the 71st gradient."""
 
-    def gradient(self, w, out=None):
+    def gradient_rows(self, w, out):
         made = self.__dict__.get("made", 0)
         if made == 70:
             raise KeyboardInterrupt
         object.__setattr__(self, "made", made + 1)
-        return super().gradient(w, out=out)
+        super().gradient_rows(w, out)
 
 
 def test_ctrl_c_keeps_what_was_recorded_and_exits_with_130(tmp_path, capsys, monkeypatch):
@@ -179,13 +179,13 @@ def test_ctrl_c_keeps_what_was_recorded_and_exits_with_130(tmp_path, capsys, mon
 
 def test_ctrl_c_at_once_keeps_the_start(tmp_path, monkeypatch):
     at_once = type("AtOnce", (Interrupting,), {"made": 70})
-    monkeypatch.setattr(at_once, "gradient", _stop)
+    monkeypatch.setattr(at_once, "gradient_rows", _stop)
     monkeypatch.setattr(sys.modules["riverval.toy.cli"], "StraightRiver", at_once)
     assert call("--out", str(tmp_path), *SMALL) == 130
     assert load(tmp_path / "toy-wsd")["eval_step"].values.tolist() == [0]
 
 
-def _stop(self, w, out=None):
+def _stop(self, w, out):
     raise KeyboardInterrupt
 
 

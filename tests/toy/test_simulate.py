@@ -14,12 +14,13 @@ import xarray as xr
 from riverval.errors import InputError
 from riverval.schedules import WSD, make_schedule, schedule_from_dict
 from riverval.store import load, save
-from riverval.toy import LOSSES, Setting, StraightRiver, UnstableWarning, make_loss, simulate
+from riverval.toy import LOSSES, Setting, StraightRiver, UnstableWarning, make_loss, make_noise, make_optimizer, simulate
 from riverval.toy import minimal as one_page
 
 from .runs import VALLEY, Interrupting, blow_up_replicate_2, run
 
 MODULE = sys.modules["riverval.toy.simulate"]  # the package exports the function of the same name
+ENGINE = sys.modules["riverval.toy._engine"]
 
 
 def same_bits(a: xr.Dataset, b: xr.Dataset) -> bool:
@@ -35,9 +36,6 @@ def test_gradient_is_the_difference_quotient_of_the_value(slope, rng):
         [(loss.value(w + step * e) - loss.value(w - step * e)) / (2 * step) for e in np.eye(4)], axis=-1
     )  # exact for a quadratic but for rounding
     np.testing.assert_allclose(loss.gradient(w), quotient, atol=1e-8)
-    out = np.empty_like(w)
-    assert loss.gradient(w, out=out) is out
-    np.testing.assert_array_equal(out, loss.gradient(w))
 
 
 def test_river_is_the_loss_on_the_floor_below():
@@ -172,7 +170,7 @@ def test_same_seed_same_bits_and_another_seed_others():
 def test_blocks_of_noise_do_not_change_the_bits(block, start, monkeypatch):
     schedule = make_schedule("wsd-s", peak_lr=0.1, steps=130)
     whole = run(schedule, start=start, every=3)
-    monkeypatch.setattr(MODULE, "BLOCK", block)
+    monkeypatch.setattr(ENGINE, "NORMALS_IN_BLOCK", block)
     assert same_bits(run(schedule, start=start, every=3), whole)
 
 
@@ -203,7 +201,8 @@ def test_dataset_is_in_the_schema_and_says_how_to_make_it_again(tmp_path):
     config = json.loads(ds.attrs["config"])
     assert schedule_from_dict(config["schedule"]) == schedule
     again = run(
-        schedule_from_dict(config["schedule"]), loss=make_loss(**config["loss"]), sigma=config["sigma"],
+        schedule_from_dict(config["schedule"]), loss=make_loss(**config["loss"]), sigma=None,
+        noise=make_noise(**config["noise"]), optimizer=make_optimizer(**config["optimizer"]),
         start=config["start"], every=config["every"], replicates=config["replicates"], seed=int(ds.attrs["seed"]),
     )  # fmt: skip
     assert same_bits(again, ds)
@@ -273,7 +272,8 @@ def test_ctrl_c_in_the_progress_keeps_what_was_recorded(monkeypatch):
     def stop(done, values):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(MODULE, "BLOCK", 8 * 4 * 25)
+    monkeypatch.setattr(ENGINE, "NORMALS_IN_BLOCK", 8 * 4 * 25)
+    monkeypatch.setattr(MODULE, "_BLOCKS", 1)
     ds = run(make_schedule("constant", peak_lr=0.1, steps=100), every=10, progress=stop)
     assert ds.attrs["status"] == "interrupted"
     assert ds.sizes["step"] == 25
@@ -291,7 +291,7 @@ def test_ctrl_c_in_the_progress_keeps_what_was_recorded(monkeypatch):
         ({"sigma": 1e200}, r"sigma .* in \[0, 1e\+100\], got 1e\+200"),
         ({"start": -1e101}, r"start .* in \[-1e\+100, 1e\+100\], got -1e\+101"),
         ({"every": 10**20}, r"every .* from 1 to 1000000000"),
-        ({"replicates": 3_000_000, "every": 1}, r"needs 134\.5 GiB, more than the 8 GiB .* \(a larger every, now 1\)"),
+        ({"replicates": 3_000_000, "every": 1}, r"needs 140\.5 GiB, more than the 8 GiB .* \(a larger every, now 1\)"),
         ({"replicates": 10**20}, r"GiB, more than the 8 GiB"),
     ],
 )
@@ -322,10 +322,10 @@ def test_the_memory_a_run_takes_is_what_is_counted(steps, replicates, every, mon
     tracemalloc.stop()
     setting = Setting(loss=VALLEY, schedule=schedule, sigma=1.0, every=every)
     monkeypatch.setattr(MODULE, "MOST_MEMORY", 1.5 * most)
-    MODULE.check_size(setting, replicates)
+    MODULE.check_size([setting], replicates)
     monkeypatch.setattr(MODULE, "MOST_MEMORY", most / 1.5)
     with pytest.raises(InputError, match="GiB allowed"):
-        MODULE.check_size(setting, replicates)
+        MODULE.check_size([setting], replicates)
 
 
 def test_at_the_limit_itself_a_run_is_said_not_to_settle():

@@ -1,0 +1,57 @@
+"""Checks of arrays of numbers, shared by the formulas of the core and by the toy room."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ._checks import LARGEST, check_number
+from ._typing import ArrayLike, FloatArray
+from .errors import InputError
+
+
+def check_values(
+    name: str, value: Any, *, low: float = -LARGEST, high: float = LARGEST, open_low: bool = False, what: str = ""
+) -> FloatArray:
+    """A number or an array of numbers in a range, as an array of the same shape.
+
+    Raises:
+        InputError: not numbers, not finite, or outside the range (which the message states with the first offender).
+    """
+    if np.ndim(value) == 0:
+        number = value.item() if isinstance(value, np.ndarray) else value
+        return np.asarray(check_number(name, number, low=low, high=high, open_low=open_low, what=what))
+    try:
+        numbers = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must be numbers, got {value!r}") from None
+    inside = (numbers > low if open_low else numbers >= low) & (numbers <= high)
+    if not inside.all():
+        check_number(name, float(numbers[~inside].flat[0]), low=low, high=high, open_low=open_low, what=what)
+    return numbers
+
+
+def check_curvature(value: ArrayLike) -> FloatArray:
+    """Curvatures of hill directions: numbers above 0, of any shape."""
+    h = np.asarray(value, dtype=np.float64)
+    if not np.all((h > 0) & (h <= LARGEST)):
+        raise InputError(f"curvature must be > 0 and at most {LARGEST:g}, got {value!r}")
+    return h
+
+
+def check_noise(value: ArrayLike) -> FloatArray:
+    """Standard deviation of the gradient noise: one number, or one for each coordinate."""
+    return check_values("sigma", value, low=0.0, what="standard deviation of the gradient noise")
+
+
+def check_rates(lr: ArrayLike) -> FloatArray:
+    """The rate of each update, shape (T,): finite and at least 0."""
+    rates = np.asarray(lr, dtype=np.float64)
+    if rates.ndim != 1:
+        raise InputError(f"lr must be a row of rates, one for each update, got the shape {rates.shape}")
+    bad = ~(np.isfinite(rates) & (rates >= 0))
+    if bad.any():
+        t = int(np.argmax(bad))
+        raise InputError(f"lr must be finite rates of at least 0, got {rates[t]:g} for update {t}")
+    return rates

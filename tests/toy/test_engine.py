@@ -1,0 +1,275 @@
+"""The way updates are made does not show: compiled or not, threads, blocks, company; and what it does with memory."""
+
+from __future__ import annotations
+
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from riverval.errors import InputError
+from riverval.schedules import make_schedule
+from riverval.toy import (
+    LOSSES,
+    OPTIMIZERS,
+    EMAAverage,
+    StraightRiver,
+    SymbolicLoss,
+    TailAverage,
+    UnstableWarning,
+    make_loss,
+    make_noise,
+    make_optimizer,
+    simulate,
+    simulate_many,
+)
+
+from ..strategies import schedules
+from .runs import VALLEY, blow_up_replicate_2
+
+ENGINE = sys.modules["riverval.toy._engine"]
+KERNELS = sys.modules["riverval.toy._kernels"]
+BENT = make_loss("bent")
+NAMED = {name: cls for name, cls in LOSSES.items() if name not in ("straight", "plane", "rotated", "expression")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    """Compiled code of these tests goes elsewhere, and is compiled anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RIVERVAL_CACHE", str(tmp_path_factory.mktemp("kernels")))
+        KERNELS.load.cache_clear()
+        yield
+
+
+def run(loss, schedule, *, sigma=0.5, replicates=20, seed=1, **options):
+    return simulate(loss, schedule, sigma=sigma, replicates=replicates, rng=np.random.default_rng(seed), **options)
+
+
+def assert_same_bits(a, b):
+    assert set(a.data_vars) == set(b.data_vars)
+    for name in a.data_vars:
+        np.testing.assert_array_equal(a[name].values, b[name].values, err_msg=name)
+
+
+# --- compiled code against its oracle --------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("average", [None, EMAAverage(0.9)], ids=["iterate", "average"])
+def test_compiled_updates_have_the_bits_of_numpy_for_every_optimizer(name, average):
+    schedule = make_schedule("wsd", peak_lr=0.05, steps=60, warmup=5)
+    options = {"optimizer": make_optimizer(name), "average": average, "every": 7}
+    assert_same_bits(run(BENT, schedule, backend="numba", **options), run(BENT, schedule, backend="numpy", **options))
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_compiled_updates_have_the_bits_of_numpy_for_every_loss(name):
+    schedule = make_schedule("wsd", peak_lr=0.0005, steps=50)  # the steepest is 1500 where it starts
+    loss = make_loss(name)
+    assert_same_bits(run(loss, schedule, backend="numba"), run(loss, schedule, backend="numpy"))
+
+
+@pytest.mark.parametrize(
+    "loss", [VALLEY, make_loss("plane"), make_loss("rotated")], ids=["straight", "plane", "rotated"]
+)
+def test_compiled_updates_have_the_bits_of_numpy_for_quadratics(loss):
+    schedule = make_schedule("wsd", peak_lr=0.05, steps=50)
+    assert_same_bits(run(loss, schedule, backend="numba"), run(loss, schedule, backend="numpy"))
+
+
+@settings(max_examples=15)
+@given(
+    schedule=schedules(), replicates=st.integers(1, 70), seed=st.integers(0, 10**6), every=st.integers(1, 50),
+    slope=st.floats(0, 1), curvature=st.floats(0.1, 8), freedom=st.none() | st.floats(2.5, 10),
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::riverval.toy.UnstableWarning")
+def test_any_run_has_the_same_bits_from_both(schedule, replicates, seed, every, slope, curvature, freedom):
+    """Unstable ones that diverge included."""
+    loss = make_loss("bent", slope=slope, curvature=curvature)
+    noise = make_noise("isotropic", sigma=1.0) if freedom is None else make_noise("student-t", freedom=freedom)
+    a, b = (
+        simulate(
+            loss, schedule, noise=noise, replicates=replicates, rng=np.random.default_rng(seed), every=every,
+            backend=backend, threads=2,
+        )
+        for backend in ("numba", "numpy")
+    )  # fmt: skip
+    assert_same_bits(a, b)
+    assert a.attrs["status"] == b.attrs["status"]
+
+
+def test_a_single_wrong_operation_would_be_noticed():
+    """The oracle can fail: the same expression summed in another order has other bits."""
+    schedule = make_schedule("constant", peak_lr=0.05, steps=60)
+    a, b = (
+        SymbolicLoss(text, parameters={"c": 0.1, "h": 2.0, "q": 0.3})
+        for text in ("-c*x + h/2*y**2 + q/3*y**3", "-c*x + y**2*(h/2 + q*y/3)")
+    )
+    with pytest.raises(AssertionError):
+        assert_same_bits(run(a, schedule, backend="numba"), run(b, schedule, backend="numpy"))
+
+
+# --- threads, blocks, company ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("replicates", [3, 15, 16, 40])
+def test_threads_do_not_change_the_bits(replicates, monkeypatch):
+    monkeypatch.setattr(ENGINE, "NORMALS_IN_BLOCK", 400)  # many blocks
+    schedule = make_schedule("wsd", peak_lr=0.1, steps=500)
+    one, two, five = (
+        run(BENT, schedule, replicates=replicates, backend="numba", threads=n, every=11) for n in (1, 2, 5)
+    )
+    assert_same_bits(one, two)
+    assert_same_bits(one, five)
+
+
+def test_the_streams_are_as_documented(monkeypatch):
+    """Block b is drawn by spawned stream b modulo 16, as (updates, dim, replicates)."""
+    monkeypatch.setattr(ENGINE, "NORMALS_IN_BLOCK", 3 * 4 * 16)  # blocks of 3 updates
+    schedule, sigma = make_schedule("constant", peak_lr=0.1, steps=100), 0.7
+    ds = run(VALLEY, schedule, sigma=sigma, replicates=16, every=1, seed=5, start=0.5)
+    streams = np.random.default_rng(5).spawn(16)
+    w = np.full((4, 16), 0.5)
+    w[0] = 0.0
+    h = np.array([0.0, *VALLEY.curvatures])[:, None]
+    b = np.array([-VALLEY.slope, 0, 0, 0])[:, None]
+    for t in range(100):
+        if t % 3 == 0:
+            block = streams[t // 3 % 16].standard_normal((min(3, 100 - t), 4, 16))
+        w = w - 0.1 * (h * w + b + sigma * block[t % 3])
+        np.testing.assert_allclose(ds["loss"][:, t + 1], VALLEY.value(w.T), rtol=1e-9, atol=1e-12)
+
+
+def test_runs_in_company_have_the_bits_they_have_alone():
+    plans = [
+        make_schedule("wsd", peak_lr=0.1, steps=300),
+        make_schedule("constant", peak_lr=0.2, steps=170),
+        make_schedule("cosine", peak_lr=0.05, steps=301),
+    ]
+    makers = [make_optimizer("sgd"), make_optimizer("adam"), make_optimizer("heavy-ball", beta=0.5)]
+    together = simulate_many(VALLEY, plans, sigma=1.0, optimizer=makers, replicates=18, rng=np.random.default_rng(4))
+    for ds, plan, optimizer in zip(together, plans, makers, strict=True):
+        assert_same_bits(ds, run(VALLEY, plan, sigma=1.0, optimizer=optimizer, replicates=18, seed=4))
+    stationary = simulate_many(
+        VALLEY, plans, sigma=1.0, replicates=18, rng=np.random.default_rng(4), start="stationary"
+    )
+    for ds, plan in zip(stationary, plans, strict=True):
+        assert_same_bits(ds, run(VALLEY, plan, sigma=1.0, replicates=18, seed=4, start="stationary"))
+
+
+def test_company_makes_differences_paired():
+    plans = [make_schedule("constant", peak_lr=lr, steps=400) for lr in (0.10, 0.101)]
+    a, b = simulate_many(VALLEY, plans, sigma=1.0, replicates=400, rng=np.random.default_rng(4))
+    difference = (a["loss"] - b["loss"]).isel(eval_step=-1)
+    assert float(difference.std()) < 0.1 * float(a["loss"].isel(eval_step=-1).std())
+
+
+# --- endings ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_divergence_is_recorded_the_same_and_spares_the_others(backend, monkeypatch):
+    schedule = make_schedule("constant", peak_lr=0.1, steps=60)
+    healthy = run(VALLEY, schedule, replicates=4, every=1)
+    blow_up_replicate_2(monkeypatch)
+    ds = run(VALLEY, schedule, replicates=4, every=1, backend=backend)
+    assert ds["diverged_at"].values.tolist() == [-1, -1, 0, -1]
+    for name in ("loss", "river", "hill"):
+        np.testing.assert_array_equal(ds[name][[0, 1, 3]], healthy[name][[0, 1, 3]])
+
+
+@pytest.mark.parametrize("name", ["sgd", "heavy-ball", "nesterov", "ema-momentum"])
+def test_beyond_the_limit_a_run_is_warned_of_and_diverges(name):
+    optimizer = make_optimizer(name)
+    lr = 1.3 * optimizer.stability_limit(1.0) / max(VALLEY.curvatures)
+    with pytest.warns(UnstableWarning, match=rf"whose limit is {optimizer.stability_limit(1.0):g}/h"):
+        ds = run(VALLEY, make_schedule("constant", peak_lr=lr, steps=6000), optimizer=optimizer, replicates=2)
+    assert ds.attrs["status"] == "diverged"
+    assert (ds["diverged_at"] > 0).all()
+
+
+def test_ctrl_c_in_a_threaded_run_keeps_whole_states(monkeypatch):
+    def stop(done, values):
+        if done >= 200:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ENGINE, "NORMALS_IN_BLOCK", 400)
+    schedule = make_schedule("constant", peak_lr=0.1, steps=20_000)
+    ds = run(BENT, schedule, backend="numba", threads=2, every=50, progress=stop)
+    assert ds.attrs["status"] == "interrupted"
+    assert 200 <= ds.sizes["step"] < 20_000
+    whole = run(BENT, schedule, backend="numba", threads=1, every=50)
+    xr.testing.assert_equal(ds["loss"], whole["loss"].isel(eval_step=slice(ds.sizes["eval_step"])))
+
+
+# --- code ------------------------------------------------------------------------------------------------------------
+def test_other_numbers_need_no_other_code():
+    found = {
+        KERNELS.source_of(make_loss("bent", slope=slope).kernel(), make_optimizer("adam", beta1=beta), False)
+        for slope in (0.1, 0.2) for beta in (0.5, 0.9)
+    }  # fmt: skip
+    assert len(found) == 1
+
+
+def test_code_is_kept_beside_a_file_named_by_its_content(tmp_path, monkeypatch):
+    monkeypatch.setenv("RIVERVAL_CACHE", str(tmp_path))
+    source = KERNELS.source_of(VALLEY.kernel(), make_optimizer("sgd"), False)
+    KERNELS.load.__wrapped__(source)
+    (path,) = (tmp_path / "kernels").glob("*.py")
+    assert path.read_text() == source
+    path.write_text("raise SystemExit  # somebody has been here")
+    KERNELS.load.__wrapped__(source)
+    assert path.read_text() == source
+
+
+def test_a_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+    (tmp_path / "kernels").write_text("a file where the folder should be")
+    monkeypatch.setenv("RIVERVAL_CACHE", str(tmp_path))
+    with pytest.raises(OSError, match="no folder for compiled code can be written to: tried"):
+        KERNELS.load.__wrapped__("x = 1")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"backend": "torch"}, r"unknown backend 'torch'; choose one of: auto, numpy, numba"),
+        ({"threads": 0}, r"threads must be .* got 0"),
+        ({"start": (1.0, 2.0)}, r"start must have 4 numbers, for x, y1, y2, y3; got 2"),
+        ({"start": "stationary", "optimizer": make_optimizer("adam")}, r"known for SGD on a straight river only"),
+        ({"average": TailAverage(2000)}, r"needs as many, but the run has 1000"),
+        (
+            {"sigma": None, "noise": make_noise("state-dependent", expression="1 + x**2"), "backend": "numba"},
+            r"'state-dependent' depends on the state, which only the backend numpy does",
+        ),
+    ],
+)
+def test_bad_input_is_refused_with_the_rule(options, told):
+    with pytest.raises(InputError, match=told):
+        run(VALLEY, make_schedule("constant", peak_lr=0.1, steps=1000), **options)
+
+
+def test_a_list_of_optimizers_must_fit():
+    plans = [make_schedule("constant", peak_lr=0.1, steps=10)] * 2
+    with pytest.raises(InputError, match="one for each of the 2 schedules, got 1"):
+        simulate_many(
+            VALLEY, plans, sigma=1.0, optimizer=[make_optimizer("sgd")], replicates=2, rng=np.random.default_rng()
+        )
+    with pytest.raises(InputError, match="schedules is empty"):
+        simulate_many(VALLEY, [], sigma=1.0, replicates=2, rng=np.random.default_rng())
+
+
+def test_memory_does_not_grow_with_the_updates_beyond_what_is_recorded():
+    def peak(steps):
+        run(BENT, make_schedule("constant", peak_lr=0.1, steps=10), backend="numba")
+        tracemalloc.start()
+        run(BENT, make_schedule("constant", peak_lr=0.1, steps=steps), backend="numba", every=steps, threads=1)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert (peak(40_000) - peak(20_000)) / 20_000 < 100  # bytes an update: rates and phases, no states
+
+
+def test_a_river_of_many_modes_compiles():
+    loss = StraightRiver.power_law(0.1, 20, 4.0, 1.0)
+    schedule = make_schedule("constant", peak_lr=0.1, steps=30)
+    assert_same_bits(run(loss, schedule, backend="numba"), run(loss, schedule, backend="numpy"))

@@ -1,0 +1,122 @@
+"""What a simulation records, and the dataset it becomes, beside the exact moments where they are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..provenance import provenance
+from ..schema import build
+from ._engine import NumPyRun
+from .exact import Moments, moments
+from .losses import StraightRiver
+from .noise import StudentT
+from .optimizers import SGD, Average
+from .recursions import AFFINE, valley_moments
+from .setting import Setting
+
+LONGEST_RECURSION = 20_000
+"""Updates up to which the exact moments of other optimizers than SGD are worth their time, which is about a second."""
+
+
+class Record:
+    """What a run has recorded so far: all of it valid whenever the run is cut short."""
+
+    def __init__(self, setting: Setting, replicates: int) -> None:
+        self.setting = setting
+        self.states = setting.states()
+        self.made = 0  # updates
+        self.kept = 0  # states
+        names = ["loss", "river", "hill"]
+        if setting.average is not None:
+            names += [f"average_{name}" for name in names]
+        self.values = {name: np.empty((self.states.size, replicates)) for name in names}
+        self.diverged_at = np.full(replicates, -1, dtype=np.int64)
+
+    def collect(self, run: NumPyRun) -> None:
+        """Take in the copies that a run has made."""
+        if run.copies:
+            points = np.concatenate(run.copies) if len(run.copies) > 1 else run.copies[0]
+            run.copies = []
+            rows = slice(self.kept, self.kept + len(points))
+            split = self.setting.loss.split(points.transpose(0, 1, 3, 2))  # (states, points, replicates, dim)
+            for values, name in zip(split, ("loss", "river", "hill"), strict=True):
+                self.values[name][rows] = values[:, 0]
+                if self.setting.average is not None:
+                    self.values[f"average_{name}"][rows] = values[:, 1]
+            self.kept += len(points)
+        self.made = run.made
+        self.diverged_at = run.diverged_at
+
+
+def finished(
+    setting: Setting, record: Record, origin: dict[str, Any], replicates: int, interrupted: bool
+) -> xr.Dataset:
+    """The dataset of what was recorded, with its provenance; `origin` is what makes the generator again."""
+    config = setting.config() | {"replicates": int(replicates), "rng": origin}
+    diverged = bool(np.any(record.diverged_at >= 0))
+    whole = record.made == setting.total and record.kept == record.states.size
+    status = "interrupted" if interrupted and not whole else "diverged" if diverged else "complete"
+    title = f"{describe_loss(setting)}, {setting.schedule.describe()}"
+    if not isinstance(setting.optimizer, SGD):
+        title += f", {setting.optimizer.name}"
+    attrs = provenance(title, config=config, seed=origin["entropy"], status=status)
+    return _dataset(setting, record).assign_attrs(attrs)
+
+
+def describe_loss(setting: Setting) -> str:
+    """'straight river', or the name of another loss."""
+    return "straight river" if isinstance(setting.loss, StraightRiver) else f"loss {setting.loss.name}"
+
+
+def _dataset(setting: Setting, record: Record) -> xr.Dataset:
+    made, kept = record.made, record.kept
+    values: dict[str, Any] = {
+        "step": np.arange(made),
+        "lr": setting.schedule.values()[:made],
+        "phase": setting.schedule.phases()[:made],
+        "eval_step": record.states[:kept],
+        "replicate": np.arange(record.diverged_at.size),
+        "diverged": record.diverged_at >= 0,
+        "diverged_at": record.diverged_at,
+    }
+    values |= {name: array[:kept].T for name, array in record.values.items()}
+    if isinstance(setting.loss, StraightRiver):
+        values |= {"mode": np.arange(len(setting.loss.curvatures)), "curvature": setting.loss.curvatures}
+    gaussian = not isinstance(setting.model, StudentT)
+    averages = [None] if setting.average is None else [None, setting.average]
+    for average, prefix in zip(averages, ("exact", "exact_average"), strict=False):
+        expected = _expected(setting, average)
+        for name in ("loss", "river", "hill") if expected is not None else ():
+            values[f"{prefix}_{name}"] = getattr(expected, f"expected_{name}")[:kept]
+            if gaussian:
+                values[f"{prefix}_{name}_std"] = getattr(expected, f"{name}_std")[:kept]
+    return build(values, {}, "toy")
+
+
+def _expected(setting: Setting, average: Average | None) -> Moments | None:
+    """The exact moments of the iterate, or of its average, at the recorded states where they are known."""
+    loss, optimizer, scales = setting.loss, setting.optimizer, setting.model.scales(setting.loss)
+    if not isinstance(loss, StraightRiver) or scales is None or optimizer.name not in AFFINE:
+        return None
+    lr, states = setting.schedule.values(), setting.states()
+    mean, variance = setting.start_moments()
+    if average is None and isinstance(optimizer, SGD) and mean[0] == 0 and np.all(scales == scales[0]):
+        return moments(loss, lr, states, sigma=float(scales[0]), hill_mean=mean[1:], hill_variance=variance[1:])
+    if setting.total > LONGEST_RECURSION:
+        return None
+    return valley_moments(
+        loss, optimizer, lr, states, sigma=scales, mean=mean, variance=variance, average=average
+    )
+
+
+def seed_of(seeds: Any) -> dict[str, Any]:
+    """Entropy, spawn key and number of children of a seed sequence: with its generator's class, what makes it again."""
+    entropy = [int(e) for e in np.atleast_1d(np.asarray(seeds.entropy, dtype=object))]
+    return {
+        "entropy": entropy[0] if len(entropy) == 1 else entropy,
+        "spawn_key": list(seeds.spawn_key),
+        "children": seeds.n_children_spawned,
+    }

@@ -1,0 +1,257 @@
+"""Mean and variance of any optimizer in a quadratic valley, for any sequence of rates, and of averages of its iterates.
+
+Coordinates are independent, with the gradient h w - c + sigma xi, xi ~ N(0, 1): a hill has c = 0, the river of a
+straight valley h = 0. For SGD, heavy-ball, EMA momentum, Nesterov and Schedule-Free the update is affine in the state s
+(the coordinate and its memories) and the gradient, so that the recursions (derived)
+
+    E[s] <- A E[s] - c G,        Cov(s) <- A Cov(s) A' + sigma^2 G G'
+
+are exact. A running average of the iterates is one more coordinate of s, and as exact. Sign-SGD, RMSprop, Adam and
+AdamW are closed: all is Gaussian, and the update of the last three is linear about the means of gradient and squared
+gradient. How far off they are (Monte Carlo; `tests/toy/test_recursions.py` holds them to it):
+
+============================================================================  ==================
+what                                                                          off by at most
+============================================================================  ==================
+sign: mean and variance, in a hill while lr h <= 0.3 sigma, and on the river  1%
+sign: variance at rest in a hill, lr h = 2 sigma                              5%
+rmsprop, adam, adamw: variance at rest in a hill, lr h <= sigma               1 - beta2, and 1%
+the same: mean along a river of slope sigma/2 after 250 updates               1 - beta2, and 1%
+the same: its variance                                                        20%
+the same: variance in the first ten updates, from a start far up a hill       a factor of 3
+============================================================================  ==================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import solve_discrete_lyapunov
+
+from .._arrays import check_noise, check_rates, check_values
+from .._checks import check_number
+from .._typing import ArrayLike, FloatArray, IntArray
+from ..errors import InputError
+from ._updates import AffineUpdate, Coordinates, Step, update_of
+from .exact import Moments
+from .losses import StraightRiver
+from .optimizers import Average, Optimizer
+
+AFFINE = ("sgd", "heavy-ball", "ema-momentum", "nesterov", "schedule-free")
+"""Optimizers whose recursion is exact; the others are closed."""
+
+
+@dataclass(frozen=True)
+class OptimizerMoments:
+    """Mean and variance of each coordinate at the states asked for, where the losses are taken; arrays (n, d).
+
+    The same of the running average of the iterates, where there is one.
+    """
+
+    states: IntArray
+    mean: FloatArray
+    variance: FloatArray
+    average_mean: FloatArray | None = None
+    average_variance: FloatArray | None = None
+
+
+def optimizer_moments(
+    optimizer: Optimizer,
+    lr: ArrayLike,
+    states: ArrayLike,
+    *,
+    curvature: ArrayLike,
+    sigma: ArrayLike,
+    slope: ArrayLike = 0.0,
+    mean: ArrayLike = 0.0,
+    variance: ArrayLike = 0.0,
+    average: Average | None = None,
+) -> OptimizerMoments:
+    """The recursion at the top of this module, carried to the states asked for; about 40 us for each update.
+
+    Args:
+        optimizer: any of `riverval.toy.optimizers`.
+        lr: rate of each update, shape (T,).
+        states: state numbers in 0..T, increasing, shape (n,).
+        curvature: h >= 0 of each coordinate, a number or shape (d,).
+        sigma: standard deviation of the gradient noise, likewise.
+        slope: c, the constant pull in the direction of growing w, likewise.
+        mean: mean of each coordinate of state 0, likewise; memories are as `simulate` begins them.
+        variance: its variance, likewise.
+        average: a running average of the iterates, from state 0.
+
+    Raises:
+        InputError: states outside 0..T or not increasing, or a value out of range.
+
+    >>> from riverval.toy.optimizers import make_optimizer
+    >>> still = optimizer_moments(make_optimizer("ema-momentum"), [0.1] * 500, [500], curvature=2.0, sigma=1.5)
+    >>> still.variance.round(7).tolist()
+    [[0.0565476]]
+    """
+    rates = check_rates(lr)
+    asked = _check_states(states, rates.size)
+    h, noise, c, centre, spread = _coordinates(curvature, sigma, slope, mean, variance)
+    update = update_of(optimizer, Coordinates(h, c, noise), rates)
+    m, C = update.begin(centre, spread)
+    weights = None
+    if average is not None:
+        weights = average.weights(rates.size)
+        m, C = _with_average(m, C)
+    means, variances = np.empty((asked.size, *m.shape)), np.empty((asked.size, *m.shape))
+    done = 0
+    with np.errstate(over="ignore", invalid="ignore"):  # an unstable setting ends at infinity
+        for n, state in enumerate(asked.tolist()):
+            for t in range(done, state):
+                step = update.step(t, m[:, : update.size], C[:, : update.size, : update.size])
+                m, C = _advance(step if weights is None else _averaging(step, m[:, -1], float(weights[t])), C)
+            done = state
+            means[n], variances[n] = m, np.diagonal(C, axis1=1, axis2=2)
+    if weights is None:
+        return OptimizerMoments(asked, means[:, :, 0], variances[:, :, 0])
+    return OptimizerMoments(asked, means[:, :, 0], variances[:, :, 0], means[:, :, -1], variances[:, :, -1])
+
+
+def valley_moments(
+    loss: StraightRiver,
+    optimizer: Optimizer,
+    lr: ArrayLike,
+    states: ArrayLike,
+    *,
+    sigma: ArrayLike,
+    mean: ArrayLike = 0.0,
+    variance: ArrayLike = 0.0,
+    average: Average | None = None,
+) -> Moments:
+    """`optimizer_moments` of a straight valley as `riverval.toy.exact.Moments`, which gives the expected losses.
+
+    Args:
+        loss: the valley, with m hill directions.
+        optimizer, lr, states: as `optimizer_moments`.
+        sigma: standard deviation of the gradient noise, a number or shape (1 + m,), the river first.
+        mean, variance: those of state 0, likewise.
+        average: if given, the moments are those of this running average.
+
+    Raises:
+        InputError: as `optimizer_moments`.
+
+    >>> from riverval.toy.optimizers import make_optimizer
+    >>> found = valley_moments(StraightRiver(0.5, (2.0,)), make_optimizer("sgd"), [0.1] * 10, [10], sigma=0.0)
+    >>> found.expected_river.round(6).tolist()
+    [-0.25]
+    """
+    h = np.array([0.0, *loss.curvatures])
+    c = np.zeros_like(h)
+    c[0] = loss.slope
+    found = optimizer_moments(
+        optimizer, lr, states, curvature=h, slope=c, sigma=sigma, mean=mean, variance=variance, average=average
+    )
+    centre, spread = found.mean, found.variance
+    if found.average_mean is not None and found.average_variance is not None:
+        centre, spread = found.average_mean, found.average_variance
+    return Moments(loss, found.states, centre[:, 0], spread[:, 0], centre[:, 1:], spread[:, 1:])
+
+
+# --- constant rates --------------------------------------------------------------------------------------------------
+def spectral_radius(optimizer: Optimizer, product: float) -> float:
+    """Largest absolute eigenvalue of the update in a hill with lr h = `product`: below 1 the optimizer settles.
+
+    For Schedule-Free that of z while its average stands still. `riverval.theory.stability_limit` is where it is 1.
+
+    Raises:
+        InputError: a product below 0, or an optimizer that is not `AFFINE`.
+
+    >>> from riverval.toy.optimizers import make_optimizer
+    >>> round(spectral_radius(make_optimizer("nesterov", beta=0.5), 1.5), 9)
+    1.0
+    """
+    check_number("product", product, low=0.0)
+    factor = _affine(optimizer, 1.0, np.array([product]), np.zeros(1)).linear(0)[0]
+    if optimizer.name == "schedule-free":
+        factor = factor[1:, 1:]
+    return float(np.abs(np.linalg.eigvals(factor)).max())
+
+
+def stationary_covariance(optimizer: Optimizer, lr: float, *, curvature: ArrayLike, sigma: ArrayLike) -> FloatArray:
+    """Covariance of the state at rest at a constant rate: C = A C A' + sigma^2 G G', shape (d, k, k).
+
+    The coordinate first, its memory second. `riverval.theory.momentum_variance` has its first entry in closed form.
+
+    Raises:
+        InputError: a rate at or above the stability limit, or an optimizer that has no such state: Schedule-Free, whose
+            average goes on forever, and those that are not `AFFINE`.
+
+    >>> from riverval.toy.optimizers import make_optimizer
+    >>> stationary_covariance(make_optimizer("sgd"), 0.1, curvature=2.0, sigma=1.5).round(6).tolist()
+    [[[0.0625]]]
+    """
+    if optimizer.name == "schedule-free":
+        raise InputError("schedule-free has no stationary covariance: its average goes on forever")
+    rate = check_number("lr", lr, low=0.0, open_low=True)
+    h, noise, *_ = _coordinates(curvature, sigma, 0.0, 0.0, 0.0)
+    worst = max(spectral_radius(optimizer, rate * k) for k in h.tolist())
+    if worst >= 1.0:
+        raise InputError(
+            f"{optimizer.name} with rate {rate:g} does not settle at curvature {h.max():g}; use a lower rate"
+        )
+    update = _affine(optimizer, rate, h, noise)
+    pairs = zip(update.linear(0), update.heat(0), strict=True)
+    return np.stack([solve_discrete_lyapunov(A, Q) for A, Q in pairs])
+
+
+def _affine(optimizer: Optimizer, lr: float, h: FloatArray, noise: FloatArray) -> AffineUpdate:
+    update = update_of(optimizer, Coordinates(h, np.zeros_like(h), noise), np.array([lr]))
+    if not isinstance(update, AffineUpdate):
+        raise InputError(f"the update of {optimizer.name} is not affine; this is known for {', '.join(AFFINE)}")
+    return update
+
+
+# --- the engine ------------------------------------------------------------------------------------------------------
+def _advance(step: Step, covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and covariance of the state after a step."""
+    return step.centre, step.linear @ covariance @ step.linear.transpose(0, 2, 1) + step.heat
+
+
+def _averaging(step: Step, average: FloatArray, weight: float) -> Step:
+    """The same step of a state with one more coordinate a <- a + weight (s[0] - a), whose mean is `average`, (d,)."""
+    d, k = step.centre.shape
+    copy = np.concatenate([np.eye(k), weight * np.eye(k)[:1]])  # (k + 1, k): the new state, then its share in a
+    linear = np.zeros((d, k + 1, k + 1))
+    linear[:, :, :k] = copy @ step.linear
+    linear[:, k, k] = 1.0 - weight
+    centre = step.centre @ copy.T
+    centre[:, k] += (1.0 - weight) * average
+    return Step(linear, centre, copy @ step.heat @ copy.T)
+
+
+def _with_average(mean: FloatArray, covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The state with a running average that begins at its first coordinate."""
+    order = [*range(mean.shape[1]), 0]
+    return mean[:, order], covariance[:, order][:, :, order]
+
+
+def _check_states(states: ArrayLike, total: int) -> IntArray:
+    asked = np.asarray(states, dtype=np.int64)
+    if asked.ndim != 1 or not asked.size or asked[0] < 0 or asked[-1] > total or np.any(np.diff(asked) <= 0):
+        raise InputError(f"states must be increasing numbers in 0..{total}, got {states!r}")
+    return asked
+
+
+def _coordinates(
+    curvature: ArrayLike, sigma: ArrayLike, slope: ArrayLike, mean: ArrayLike, variance: ArrayLike
+) -> list[FloatArray]:
+    """All five as arrays of one shape (d,)."""
+    values = [
+        check_values("curvature", curvature, low=0.0),
+        check_noise(sigma),
+        check_values("slope", slope),
+        check_values("mean", mean, what="of the coordinates at the start"),
+        check_values("variance", variance, low=0.0, what="of the coordinates at the start"),
+    ]
+    try:
+        return [np.atleast_1d(v) for v in np.broadcast_arrays(*values)]
+    except ValueError:
+        sizes = ", ".join(str(v.shape) for v in values)
+        raise InputError(
+            f"curvature, sigma, slope, mean and variance must be numbers or rows of one length, got the shapes {sizes}"
+        ) from None
