@@ -12,11 +12,12 @@ from typing import Any
 
 import riverval
 from riverval import schema
+from riverval.toy.predictions import FAMILIES, select
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
 ROOMS = {folder: package for package, folder in SETTINGS["package-dir"].items()}
-COMMAND_LINE = ("__main__", "cli", "cli_options", "commands", "console", "demo")
+COMMAND_LINE = ("__main__", "cli", "cli_check", "cli_options", "commands", "console", "demo")
 # Modules that are read, not imported: importing one runs it.
 SCRIPTS = ("minimal",)
 
@@ -25,7 +26,7 @@ author = "The riverval developers"
 version = release = riverval.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "speed-table.md"]
 default_role = "literal"  # a name between single backticks is code
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
@@ -54,6 +55,16 @@ def _list(name: str) -> str:
     return "\n".join(f"- `{key}`{' (JSON)' if key in as_json else ''}" for key in getattr(schema, name))
 
 
+def _predictions(family: str) -> str:
+    lines = ["| prediction | statement | formula | valid for | source |", "|---|---|---|---|---|"]
+    for name, p in select([f"P-{family}"]).items():
+        spans = "; ".join(f"{s.what} {s.low:g} to {s.high:g}" for s in p.spans.values())
+        cells = (f"`{name}`", f"{'**must fail:** ' * p.must_fail}{p.statement}", f"`{p.formula}`",
+                 f"{p.validity}{f' ({spans})' * bool(spans)}", p.source)  # fmt: skip
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return f"## {FAMILIES[f'P-{family}']}\n\n" + "\n".join(lines)
+
+
 def _names(package: str) -> str:
     public = sorted(importlib.import_module(package).__all__)
     return ", ".join(f"`{name}`" for name in public) + "."
@@ -66,7 +77,13 @@ def _modules(room: str) -> str:
     return "\n\n".join(f"### {n}\n\n```{{eval-rst}}\n.. automodule:: {ROOMS[room]}.{n}\n```" for n in names)
 
 
-_FILLERS: dict[str, Callable[[str], str]] = {"table": _table, "list": _list, "names": _names, "modules": _modules}
+_FILLERS: dict[str, Callable[[str], str]] = {
+    "table": _table,
+    "list": _list,
+    "names": _names,
+    "modules": _modules,
+    "predictions": _predictions,
+}
 
 
 def fill_in(app: Any, page: str, source: list[str]) -> None:

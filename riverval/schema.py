@@ -39,8 +39,8 @@ _PER_RUN: tuple[tuple[str, ...], ...] = ((), ("replicate",))
 _CONTEXT_RUNS = (("replicate", "context", "eval_step"),)
 _CURVES = (("eval_step",), ("plan", "eval_step"), ("rate", "eval_step"))
 _CHECKPOINTS = (("accounting", "family", "checkpoint"),)
-_FINAL = (("rate", "total"), ("valley", "probe_fraction"), ("valley", "method", "length"))
-_EXPECTED_FINAL = (("rate", "total"), ("valley", "decay", "fraction"), ("valley", "method", "length"))
+_FINAL = (("rate", "total"),)
+_ENDINGS = (("valley", "ending", "length"),)
 _SURFACE = (("along", "across"),)
 
 COORDS: dict[str, Variable] = {
@@ -75,7 +75,7 @@ COORDS: dict[str, Variable] = {
     "valley": Variable("kind of valley", "1", (("valley",),), "str"),
     "fraction": Variable("updates of the cooldown as a fraction of the run", "1", (("fraction",),)),
     "probe_fraction": Variable("updates of a simulated cooldown as a fraction of the run", "1", (("probe_fraction",),)),
-    "method": Variable("what is done with the last updates", "1", (("method",),), "str"),
+    "ending": Variable("what is done with the last updates", "1", (("ending",),), "str"),
     "length": Variable("updates of the cooldown or of the averaging window", "1", (("length",),), "i8"),
 }
 
@@ -127,11 +127,12 @@ VARIABLES: dict[str, Variable] = {
     "expected_river": Variable("expected river component by theory", "1", _CURVES),
     "expected_hill": Variable("expected hill component by theory", "1", _CURVES),
     "mean_distance": Variable("mean distance travelled along the river", "1", (("rate", "eval_step"),)),
-    "mean_distance_error": Variable("its standard error, of paired runs", "1", (("rate", "eval_step"),)),
+    "mean_distance_error": Variable("standard error of the mean distance", "1", (("rate", "eval_step"),)),
     "expected_distance": Variable("distance by theory", "1", (("rate", "eval_step"),)),
     "speed": Variable("mean progress along the river in one update", "1", (("rate",),)),
-    "speed_error": Variable("standard error of the speed, of paired runs", "1", (("rate",),)),
-    "expected_speed": Variable("speed by theory, to leading order in the rate", "1", (("rate",),)),
+    "speed_error": Variable("standard error of the speed", "1", (("rate",),)),
+    "expected_speed": Variable("speed by theory, hills at their balance at every place", "1", (("rate",),)),
+    "leading_speed": Variable("speed by theory, to leading order in the rate", "1", (("rate",),)),
     "straight_speed": Variable("speed by theory in a valley of constant width", "1", (("rate",),)),
     "plan_lr": Variable("rate of the update that follows the state, nan after the last", "1", (("plan", "eval_step"),)),
     "family_updates": Variable(
@@ -151,16 +152,32 @@ VARIABLES: dict[str, Variable] = {
         "standard error of the ratio of hill losses", "1", (("floor", "decay", "probe_relaxations"),)
     ),
     "expected_hill_ratio": Variable(
-        "ratio of hill losses by the exact recursion", "1", (("floor", "decay", "relaxations"),)
+        "ratio of hill losses by theory, in the limit of small rates", "1", (("floor", "decay", "relaxations"),)
     ),
     "crossing_at": Variable("length in relaxation times at which two shapes change order", "1", (("crossing",),)),
     "crossing_floor": Variable("floor at which they do", "1", (("crossing",),)),
     "crossing_ratio": Variable("ratio of hill losses there", "1", (("crossing",),)),
+    "exact_hill_ratio": Variable(
+        "the same by the exact recursion at the simulated rate", "1", (("floor", "decay", "probe_relaxations"),)
+    ),
     "final_loss": Variable("mean loss at the end of the run", "1", _FINAL),
     "final_loss_error": Variable("standard error of the final loss", "1", _FINAL),
-    "expected_final_loss": Variable("expected final loss by theory", "1", _EXPECTED_FINAL),
-    "best_fraction": Variable("best fraction to cool down, by theory", "1", (("valley", "decay"),)),
-    "crossing_time": Variable("updates from which on the larger rate has the lower loss, by theory", "1", ((),)),
+    "expected_final_loss": Variable("expected final loss by the exact recursion", "1", _FINAL),
+    "crossing_time": Variable("updates after which larger rates have lower losses, to leading order", "1", ((),)),
+    "crossing_time_exact": Variable("the same for the smallest and the largest rate, exactly", "1", ((),)),
+    "crossing_time_found": Variable("the same, simulated", "1", ((),)),
+    "crossing_time_error": Variable("standard error of the simulated crossing", "1", ((),)),
+    "fastest_rate": Variable("rate of the fastest progress by theory, to leading order", "1", ((),)),
+    "excess": Variable(
+        "loss above that of the best optimal cooldown, as a part of what that gains over none", "1",
+        (("valley", "probe_fraction"),),
+    ),
+    "excess_error": Variable("standard error of the excess", "1", (("valley", "probe_fraction"),)),
+    "expected_excess": Variable("excess by theory", "1", (("valley", "decay", "fraction"),)),
+    "best_fraction": Variable("best fraction for the optimal decay, by theory", "1", (("valley",),)),
+    "final_hill": Variable("mean hill loss in the end", "1", _ENDINGS),
+    "final_hill_error": Variable("standard error of the final hill loss", "1", _ENDINGS),
+    "expected_final_hill": Variable("expected final hill loss by theory", "1", _ENDINGS),
     # Training: what belongs to each update.
     "train_loss": Variable("training loss of the batch before the update", "nat", (("step",),)),
     "grad_norm": Variable("norm of the batch gradient before clipping", "1", (("step",),)),

@@ -166,7 +166,7 @@ def relaxed_variance(lr: float, curvature: ArrayLike, sigma: ArrayLike, steps: i
 
 
 def half_time(lr: float, curvature: ArrayLike) -> FloatArray:
-    """ln 2 / (-2 ln |1 - eta h|): updates in which SGD halves the distance of the variance from its limit.
+    """-ln 2 / ln (1 - eta h)^2: updates in which SGD halves the distance of the variance from its limit.
 
     About ln 2 / (2 eta h) for small eta h, so that it is a time in the sum of the rates; 0 at eta h = 1 (derived).
 

@@ -135,7 +135,7 @@ def interpolated_loss(alpha: ArrayLike, drop: float, first: float, last: float, 
 def interior_minimum(drop: float, first: float, last: float, cross: float) -> float | None:
     """Where between a and b the expected loss is least, or None where it is least at an end.
 
-    alpha = (D/2 + H_a - C)/(H_a + H_b - 2 C) if that is inside (0, 1): for a stable pair iff |D| < 2 H (1 - rho^k), and
+    alpha = (D/2 + H_a - C)/(H_a + H_b - 2 C) if that is inside (0, 1): for a stable pair iff D < 2 H (1 - rho^k), and
     a decay pair falls all the way iff D >= 2 (H_b - C). Arguments as `interpolated_loss`.
 
     Raises:

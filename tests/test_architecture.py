@@ -25,19 +25,19 @@ LAYERS: dict[int, str] = {
     2: "provenance store recorder observe laws theory theory_decay theory_runs theory_paths bounds",
     3: "compare forecast",
     4: "toy.* experiments.*",
-    5: "console plots plots_bigram report",
-    6: "__main__ cli cli_options commands demo toy.cli toy.cli_bigram toy.cli_check experiments.cli",
+    5: "console plots plots_bigram plots_toy report",
+    6: "__main__ cli cli_options commands demo toy.cli toy.cli_bigram toy.cli_check toy.cli_study experiments.cli",
 }
 
 # Third-party package -> the modules that may import it at all, and those that may do so only inside a function.
 CONFINED: dict[str, tuple[str, str]] = {
-    "matplotlib": ("plots plots_bigram report", ""),
+    "matplotlib": ("plots plots_bigram plots_toy report", ""),
     "sympy": ("toy.*", ""),
     "numba": ("toy._jit", ""),
     "torch": ("hessian observe experiments.*", "schedules landscape"),
     "transformers": ("experiments.*", ""),
     "rich": ("console", ""),
-    "typer": ("cli cli_options commands toy.cli toy.cli_bigram toy.cli_check experiments.cli", ""),
+    "typer": ("cli cli_options commands toy.cli toy.cli_bigram toy.cli_check toy.cli_study experiments.cli", ""),
 }
 
 # The entry point stands above all; the demonstration runs the very commands that a reader would type.

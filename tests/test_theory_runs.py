@@ -58,13 +58,15 @@ def test_expected_loss_is_the_naive_recursion(rates, start):
 # --- two constant rates ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("pair", [(0.02, 0.05), (0.05, 0.1), (0.1, 0.4)])
 @pytest.mark.parametrize("curvatures", [[1.0], [0.5, 1.0, 2.0]])
-def test_crossing_is_where_the_recursions_cross(pair, curvatures):
-    at = crossing_step(*pair, 0.05, curvatures, 1.0, start=0.01)
-    low, high = (losses(lr, math.ceil(at) + 50, 0.05, curvatures, 1.0, 0.01) for lr in pair)
+@pytest.mark.parametrize("slope", [0.05, 0.12])  # in the steeper river, before the hills have settled
+def test_crossing_is_where_the_recursions_cross(pair, curvatures, slope):
+    at = crossing_step(*pair, slope, curvatures, 1.0, start=0.001)
+    assert at > 0
+    low, high = (losses(lr, math.ceil(at) + 50, slope, curvatures, 1.0, 0.001) for lr in pair)
     better = high < low
     assert not better[math.floor(at - 1e-6)]
     assert better[math.ceil(at + 1e-6) :].all()
-    assert crossing_step(*pair[::-1], 0.05, curvatures, 1.0, start=0.01) == at
+    assert crossing_step(*pair[::-1], slope, curvatures, 1.0, start=0.001) == at
 
 
 @given(st.floats(1e-4, 1e-3), st.floats(1.5, 4.0), st.integers(1, 5))

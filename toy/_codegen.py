@@ -142,7 +142,8 @@ class _Body:
         return (text, *operands)
 
     def product(self, e: Any) -> tuple[str, ...]:
-        above, below = [], []
+        above: list[Any] = []
+        below: list[Any] = []
         for factor in e.as_ordered_factors():
             divides = factor.is_Pow and factor.exp.is_Rational and factor.exp.is_negative
             (below if divides else above).append(1 / factor if divides else factor)

@@ -7,6 +7,7 @@ nor the way the updates are made shows in any result.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from threading import Condition
 from typing import Any
@@ -17,8 +18,8 @@ from .._typing import FloatArray, IntArray
 from ._kernels import LARGE, load, source_of
 from .setting import STATIONARY, Setting
 
-NORMALS_IN_BLOCK = 32_768
-"""Normals drawn at a time: few enough for the cache, many enough that the call costs nothing."""
+NORMALS_IN_BLOCK = 131_072
+"""Normals drawn at a time: few enough for the cache, many enough that what is done for each block costs nothing."""
 
 STREAMS, FEWEST_FOR_STREAMS = 16, 16
 """Streams of a run, and the number of replicates from which it has them; smaller ones have one."""
@@ -33,7 +34,7 @@ class Ensemble:
     def __init__(self, settings: Sequence[Setting], replicates: int, rng: np.random.Generator, compiled: bool) -> None:
         self.total = max(setting.total for setting in settings)
         self._model, self._dim, self._width = settings[0].model, settings[0].loss.dim, replicates
-        self.block = max(NORMALS_IN_BLOCK // (self._dim * replicates), 1)
+        self.block = min(max(NORMALS_IN_BLOCK // (self._dim * replicates), 1), self.total)
         self._streams = rng.spawn(STREAMS) if replicates >= FEWEST_FOR_STREAMS else [rng]
         draws = None
         if settings[0].start == STATIONARY:
@@ -78,8 +79,8 @@ class Ensemble:
 class NumPyRun:
     """Replicates of one setting, updated by NumPy: the oracle of the compiled code, and quicker for small runs.
 
-    `made` counts the updates; `copies` gathers the points at the recorded states, (states, points, dim, width) with one
-    point, or two where there is an average, until they are collected.
+    `made` counts the updates. `copies` gathers the points at the recorded states, (states, points, dim, width) each,
+    with one point, or two where there is an average, until they are collected, which another thread may do.
     """
 
     def __init__(self, setting: Setting, width: int, draws: FloatArray | None) -> None:
@@ -96,7 +97,7 @@ class NumPyRun:
         self.diverged_at = np.full(width, -1, dtype=np.int64)
         self._gradient = np.empty_like(self.w)
         self._due = setting.states()[1:]
-        self.copies: list[FloatArray] = [self._room(1)]
+        self.copies: deque[FloatArray] = deque([self._room(1)])
         self._copy(self.copies[0], 0)
         self._note_divergence()
 

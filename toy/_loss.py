@@ -40,7 +40,8 @@ class Loss(ABC):
     """An analytic loss L(w) of states ``w`` of shape (..., dim), their first `river_dim` coordinates along the river.
 
     It splits as value = river + hill, where `river` is the loss of the point of the valley floor below the state
-    (arXiv:2410.05192): the floor point has the same river coordinates, and hill coordinates that minimise the loss.
+    (arXiv:2410.05192): with hill coordinates that minimise the loss at the same river coordinates, unless the loss says
+    that its floor point is the nearest one.
     """
 
     name: ClassVar[str]

@@ -27,6 +27,7 @@ class Record:
     def __init__(self, setting: Setting, replicates: int) -> None:
         self.setting = setting
         self.states = setting.states()
+        self.lr = np.empty(0)
         self.made = 0  # updates
         self.kept = 0  # states
         names = ["loss", "river", "hill"]
@@ -37,9 +38,11 @@ class Record:
 
     def collect(self, run: NumPyRun) -> None:
         """Take in the copies that a run has made."""
-        if run.copies:
-            points = np.concatenate(run.copies) if len(run.copies) > 1 else run.copies[0]
-            run.copies = []
+        copies = []
+        while run.copies:  # to which another thread may be adding
+            copies.append(run.copies.popleft())
+        if copies:
+            points = np.concatenate(copies)
             rows = slice(self.kept, self.kept + len(points))
             split = self.setting.loss.split(points.transpose(0, 1, 3, 2))  # (states, points, replicates, dim)
             for values, name in zip(split, ("loss", "river", "hill"), strict=True):
@@ -47,7 +50,7 @@ class Record:
                 if self.setting.average is not None:
                     self.values[f"average_{name}"][rows] = values[:, 1]
             self.kept += len(points)
-        self.made = run.made
+        self.made, self.lr = run.made, run.varying[:, 0]
         self.diverged_at = run.diverged_at
 
 
@@ -75,7 +78,7 @@ def _dataset(setting: Setting, record: Record) -> xr.Dataset:
     made, kept = record.made, record.kept
     values: dict[str, Any] = {
         "step": np.arange(made),
-        "lr": setting.schedule.values()[:made],
+        "lr": record.lr[:made],
         "phase": setting.schedule.phases()[:made],
         "eval_step": record.states[:kept],
         "replicate": np.arange(record.diverged_at.size),
@@ -107,9 +110,7 @@ def _expected(setting: Setting, average: Average | None) -> Moments | None:
         return moments(loss, lr, states, sigma=float(scales[0]), hill_mean=mean[1:], hill_variance=variance[1:])
     if setting.total > LONGEST_RECURSION:
         return None
-    return valley_moments(
-        loss, optimizer, lr, states, sigma=scales, mean=mean, variance=variance, average=average
-    )
+    return valley_moments(loss, optimizer, lr, states, sigma=scales, mean=mean, variance=variance, average=average)
 
 
 def seed_of(seeds: Any) -> dict[str, Any]:

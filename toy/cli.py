@@ -12,17 +12,20 @@ import typer
 import xarray as xr
 
 from .. import store
-from .._checks import pick
+from .._checks import check_int, pick
 from .._format import with_error
 from ..cli_options import parse_numbers, parse_pairs, takes_schedule
 from ..console import complain, progress, say, show_table
 from ..errors import InputError
 from ..schedules import make_schedule
 from ._loss import Loss
+from .assumptions import check_assumptions
 from .cli_bigram import EPILOG as BIGRAM_EPILOG
 from .cli_bigram import bigram_command
 from .cli_check import EPILOG as CHECK_EPILOG
 from .cli_check import check_command
+from .cli_study import EPILOG as STUDY_EPILOG
+from .cli_study import study_command
 from .losses import LOSSES, StraightRiver, make_loss
 from .noise import NOISES, Noise, StateDependent, make_noise
 from .optimizers import OPTIMIZERS, Average, EMAAverage, TailAverage, make_optimizer
@@ -147,10 +150,14 @@ def simulate_command(
         every=every,
     )
     check_size([setting], replicates)
+    if threads is not None:
+        check_int("threads", threads, low=1)
     folder = store.new_run(out, name, default=f"toy-{decay}", source="toy", overwrite=overwrite)
-    say(f"{_described(setting)}; {_count(replicates, 'replicate')}, seed {seed}; writing to {folder}")
-    if setting.instability():
-        complain(f"{setting.instability()}: a long run diverges")
+    runs = f"{_count(replicates, 'replicate')} of {_count(setting.total, 'update')}"
+    say(f"{_described(setting)}; {runs}, seed {seed}; writing to {folder}")
+    for warning in (_no_river(valley), setting.instability() and f"{setting.instability()}: a long run diverges"):
+        if warning:
+            complain(warning)
     try:
         ds = _simulate(setting, replicates, seed, threads)
         _keep(ds, folder, overwrite)
@@ -198,6 +205,21 @@ def _refuse(given: dict[str, Any], beside: str) -> None:
             raise InputError(f"{flag} has no effect beside {beside}; use --param NAME=VALUE for its numbers")
 
 
+def _no_river(loss: Loss) -> str:
+    """What is wrong with the valley at the floor below its start, or '' where there is a river."""
+    if isinstance(loss, StraightRiver):
+        return ""
+    found = check_assumptions(loss, loss.floor(loss.start())[None])
+    if found.ok["eigengap"].all():
+        return ""
+    place = ", ".join(f"{n} = {x:.4g}" for n, x in zip(loss.coordinates, found.points[0].tolist(), strict=True))
+    across, along = found.gamma[0], found.flatness[0]
+    return (
+        f"no river at {place}, the floor below the start: no eigengap, for the curvature across it ({across:.3g}) is "
+        f"not {found.limits.eigengap:g} times that along it ({along:.3g}); river and hill components mean little"
+    )
+
+
 def _noise(name: str, sigma: float | None, options: dict[str, Any]) -> Noise:
     """The model of the noise; --sigma goes to a model that has one."""
     takes = {f.name for f in fields(pick("noise", name, NOISES))}
@@ -220,13 +242,12 @@ def _average(text: str | None) -> Average | None:
         return None
     kind, _, size = text.partition(":")
     try:
-        if kind == "tail":
-            return TailAverage(int(size))
-        if kind == "ema":
-            return EMAAverage(float(size))
-    except ValueError:
-        pass
-    raise InputError(f"--average must be tail:UPDATES or ema:BETA, e.g. tail:200 or ema:0.99, got {text!r}")
+        number: float = {"tail": int, "ema": float}[kind](size)
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"--average must be tail:UPDATES or ema:BETA, e.g. tail:200 or ema:0.99, got {text!r}"
+        ) from error
+    return TailAverage(int(number)) if kind == "tail" else EMAAverage(number)
 
 
 def _start(text: str | None) -> float | str | tuple[float, ...] | None:
@@ -252,10 +273,7 @@ def _described(setting: Setting) -> str:
     noise = {k: v for k, v in setting.model.to_dict().items() if k != "name"}
     words = " ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in noise.items())
     plan = f"{setting.schedule.describe()}, peak rate {setting.schedule.peak_lr:g}"
-    return (
-        f"{told}; {setting.model.name} noise{f' ({words})' if words else ''}; {setting.optimizer.name}; {plan}; "
-        f"{_count(setting.total, 'update')}"
-    )
+    return f"{told}; {setting.model.name} noise{f' ({words})' if words else ''}; {setting.optimizer.name}; {plan}"
 
 
 # --- running and telling ---------------------------------------------------------------------------------------------
@@ -307,4 +325,5 @@ def _z(row: Row) -> str:
 
 
 app.command("bigram", epilog=BIGRAM_EPILOG)(bigram_command)
+app.command("study", epilog=STUDY_EPILOG)(study_command)
 app.command("check", epilog=CHECK_EPILOG)(check_command)

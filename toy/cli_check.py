@@ -24,12 +24,17 @@ EPILOG = (
 
 def check_command(
     everything: Annotated[
-        bool, typer.Option("--all/--quick", help="Ten times the samples and longer runs, in minutes; or all of them in seconds.")
+        bool,
+        typer.Option(
+            "--all/--quick", help="Ten times the samples and longer runs, in minutes; or all of them in seconds."
+        ),
     ] = False,
     only: Annotated[
         str, typer.Option(help="Predictions or families, with commas: P-DECAY, P-HILL.2; all if not given.")
     ] = "",
-    seed: Annotated[int, typer.Option(help="Seed of all measurements; the same seed gives the same numbers.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of all measurements; the same seed gives the same numbers.", min=0)
+    ] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the verdicts to this dataset (.nc).")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
 ) -> None:
@@ -57,7 +62,8 @@ def check_command(
         show(findings)
         if out is not None:
             status = "interrupted" if interrupted else "complete"
-            say(f"wrote {store.save(dataset_of(findings, seed=seed, effort=effort, status=status), out, overwrite=overwrite)}")
+            ds = dataset_of(findings, seed=seed, effort=effort, status=status)
+            say(f"wrote {store.save(ds, out, overwrite=overwrite)}")
     if interrupted:
         complain(f"interrupted after {len(findings)} of {len(chosen)} predictions; those are shown")
         raise typer.Exit(130)
@@ -68,11 +74,18 @@ def check_command(
 def show(findings: Sequence[Finding]) -> None:
     """The table, and how many went as the theory says; those that did not once more, with what they say."""
     rows = [
-        (finding.prediction.name if k == 0 else "", outcome.quantity, _theory(outcome), _measured(outcome),
-         number(outcome.allowance, 2) if outcome.allowance else "", _z(outcome), verdict)
+        (
+            finding.prediction.name if k == 0 else "",
+            outcome.quantity,
+            _theory(outcome),
+            _measured(outcome),
+            number(outcome.allowance, 2) if outcome.allowance else "",
+            _z(outcome),
+            verdict,
+        )
         for finding in findings
         for k, (outcome, verdict) in enumerate(zip(finding.outcomes, finding.verdicts(), strict=True))
-    ]  # fmt: skip
+    ]
     show_table("", ("prediction", "quantity", "theory", "measured ± s.e.", "allowed", "z", "verdict"), rows)
     other = [finding for finding in findings if not finding.as_expected()]
     refuted = sum(finding.prediction.must_fail for finding in findings if finding not in other)

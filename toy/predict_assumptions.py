@@ -54,7 +54,7 @@ def alignment_in_a_straight_river(p: Parameters, lab: Lab) -> list[Outcome]:
 
 @predicts(
     "P-ASSUMP.b",
-    statement="a bent valley with slow bends is a river valley: gap of at least 4, gradient along the river, slow turning",
+    statement="a bent valley with slow bends is a river valley: a gap of 4, gradient along the river, slow turning",
     formula="spinning = kappa c / h on a circle; eigengap >= 4, cos^2 = 1 on the river",
     source="2410.05192 (the factor 4); spinning on a circle derived",
     validity="c kappa / h <= 0.02",
@@ -68,17 +68,25 @@ def numbers_on_a_bent_river(p: Parameters, lab: Lab) -> list[Outcome]:
     c, h, radius = p["slope"], p["curvature"], p["radius"]
     on_the_circle = CircleRiver(c, h, radius)
     small = c / (radius * h)
-    found = check_assumptions(on_the_circle, trace_river(on_the_circle, on_the_circle.start(), length=2.0, step=0.2).points)
+    found = check_assumptions(
+        on_the_circle, trace_river(on_the_circle, on_the_circle.start(), length=2.0, step=0.2).points
+    )
     sine = BentRiver(c, h, 1.0, 0.5)
     on_the_sine = check_assumptions(sine, trace_river(sine, np.array([0.0, 0.0]), length=6.0, step=0.2).points)
     because = "next order in c kappa / h"
     return [
         Outcome("spinning on the circle", small, float(found.spinning.mean()), 0.0, 5.0 * small**2, because),
-        Outcome("least alignment on both rivers", 1.0, float(min(found.alignment.min(), on_the_sine.alignment.min())), 0.0,
-                1e-6, "rounding and the tracer's tolerance"),
+        Outcome(
+            "least alignment on both rivers",
+            1.0,
+            float(min(found.alignment.min(), on_the_sine.alignment.min())),
+            0.0,
+            1e-6,
+            "rounding and the tracer's tolerance",
+        ),
         Outcome("least eigengap on the sine", 4.0, float(on_the_sine.eigengap.min()), relation=">="),
         Outcome("largest spinning on the sine", 0.1, float(on_the_sine.spinning.max()), relation="<="),
-    ]  # fmt: skip
+    ]
 
 
 @predicts(

@@ -48,31 +48,39 @@ def spinning(loss: BentRiver) -> float:
     statement="gradient flow runs beside the floor of a bent valley, at a speed that its inclination sets",
     formula="y - f = -c f' / (h (1 + f'^2)), dx/dt = c / (1 + f'^2)",
     source="derived; tracking of a river: 2410.05192",
-    validity="c kappa / h << 1, to a few parts in it",
+    validity="c kappa / h << 1; offsets to twice that part of c/h, as they vanish at a crest, and speeds to that part",
     spans=SINE,
     valid=lambda p: spinning(_sine(p)) <= 0.05,
 )
 def flow_beside_the_floor(p: Parameters, lab: Lab) -> list[Outcome]:
     loss, out = _sine(p), []
-    small = 5.0 * spinning(loss)
+    small = spinning(loss)
     quarter = 0.5 * math.pi / loss.wavenumber  # along x from a place of steepest floor to the crest
     for part in (0.2, 0.6):
         # From well before the place, so that the flow is on its river when it comes there.
         aim, slow = part * quarter, 1.0 + (loss.amplitude * loss.wavenumber) ** 2
         start = aim - 20.0 * loss.slope / loss.curvature
         begin = np.array([start, loss.amplitude * math.sin(loss.wavenumber * start)])
-        times = np.linspace(0.0, (aim - start) * slow / loss.slope, 2001)
+        times = np.linspace(0.0, (aim - start) * slow / loss.slope, 401)
         path = gradient_flow(loss, begin, times)
         k = int(np.argmax(path[:, 0] >= aim))
         x, y = path[k]
         steepness = gradient_of_floor(loss, float(x))
         offset = float(theory_paths.bend_offset(loss.slope, loss.curvature, steepness))
         speed = float(theory_paths.bend_speed(loss.slope, steepness))
-        because = "five times c kappa / h"
         measured = float(y) - loss.amplitude * math.sin(loss.wavenumber * float(x))
-        out.append(Outcome(f"offset at {part:g} of a quarter wave", offset, measured, 0.0, small * abs(offset), because))
+        out.append(
+            Outcome(
+                f"offset at {part:g} of a quarter wave",
+                offset,
+                measured,
+                0.0,
+                2.0 * small * loss.slope / loss.curvature,
+                "2 c^2 kappa / h^2",
+            )
+        )
         rate = float(-loss.gradient(path[k])[0])
-        out.append(Outcome(f"speed at {part:g} of a quarter wave", speed, rate, 0.0, small * speed, because))
+        out.append(Outcome(f"speed at {part:g} of a quarter wave", speed, rate, 0.0, small * speed, "c kappa / h"))
     return out
 
 
@@ -204,9 +212,14 @@ def average_of_a_descent(p: Parameters, lab: Lab) -> list[Outcome]:
     steps = round(p["angle"] * radius / (slope * lr))
     loss = CircleRiver(slope, h, radius)
     ds = lab.simulate(
-        loss, Constant(peak_lr=lr, steps=steps), sigma=0.0, start=(0.0, radius), replicates=1, every=steps,
+        loss,
+        Constant(peak_lr=lr, steps=steps),
+        sigma=0.0,
+        start=(0.0, radius),
+        replicates=1,
+        every=steps,
         average=TailAverage(updates=steps),
-    )  # fmt: skip
+    )
     expected = float(theory_paths.averaging_penalty(h, 1.0 / radius, slope * lr * steps))
     # The descent itself runs outside the floor by kappa eta c^2/(2h), against kappa l^2/24.
     outside = 12.0 * lr * slope**2 / h / (p["angle"] * radius) ** 2
@@ -254,7 +267,7 @@ def tracking_of_a_fast_bend(p: Parameters, lab: Lab) -> list[Outcome]:
     loss = BentRiver(p["spinning"] * h / bend, h, p["amplitude"], p["wavenumber"])
     wave = 2.0 * math.pi / p["wavenumber"]
     slow = 1.0 + (p["amplitude"] * p["wavenumber"]) ** 2
-    path = gradient_flow(loss, np.zeros(2), np.linspace(0.0, 3.0 * wave * slow / loss.slope, 4001))
+    path = gradient_flow(loss, np.zeros(2), np.linspace(0.0, 3.0 * wave * slow / loss.slope, 801))
     last = path[path[:, 0] > path[-1, 0] - wave]
     floor = loss.amplitude * np.sin(loss.wavenumber * last[:, 0])
     steepness = loss.amplitude * loss.wavenumber * np.cos(loss.wavenumber * last[:, 0])

@@ -51,7 +51,7 @@ def settled_excess(lab: Lab, language: BigramLanguage, lr: float, steps: int, ba
 
 @predicts(
     "P-BIGRAM.0",
-    statement="curvature of a context at its optimum: the trace is the Gini impurity, the largest eigenvalue is no entropy",
+    statement="curvature of a context at its optimum: its trace is the Gini impurity",
     formula="tr H_i = pi_i (1 - |p_i|^2); lambda_max = pi_i / k for uniform over k",
     source="derived",
     validity="logit table; eigenvalues of the dense Hessian",
@@ -138,7 +138,7 @@ def entropy_does_not_rank(p: Parameters, lab: Lab) -> list[Outcome]:
 
 @predicts(
     "P-BIGRAM.2",
-    statement="a deterministic context has no floor: its excess falls as one over the sum of the rates, whatever they are",
+    statement="a deterministic context has no floor: its excess falls as one over the sum of the rates",
     formula="(K - 1) / (K pi S)",
     source="derived",
     validity="pi S >= 100; next order ln(pi S) / (pi S)",
@@ -164,14 +164,20 @@ def river_of_deterministic_contexts(p: Parameters, lab: Lab) -> list[Outcome]:
     return [
         *out,
         Outcome("exponent of S", -1.0, slope, error, 2.0 * math.log(near) / near * tokens / 4.0, because),
-        Outcome("half the rate over the full one at the same S", 1.0, other / a, math.hypot(d_other / a, da / a), 0.02,
-                "finite updates at the start"),
-    ]  # fmt: skip
+        Outcome(
+            "half the rate over the full one at the same S",
+            1.0,
+            other / a,
+            math.hypot(d_other / a, da / a),
+            0.02,
+            "finite updates at the start",
+        ),
+    ]
 
 
 @predicts(
     "P-BIGRAM.3",
-    statement="a cooldown lowers the excess of uncertain contexts by its hill factor, and costs deterministic ones progress",
+    statement="a cooldown lowers the excess of uncertain contexts by its hill factor and holds up deterministic ones",
     formula="R(1) of P-DECAY.1c at x = eta pi lambda T_d; sign of stable minus decayed: + uncertain, - deterministic",
     source="2410.05192 (stable learns the deterministic, decay the stochastic pairs); factor derived",
     validity="eta pi lambda <= 0.05; inverse decay to 0.1",
@@ -194,15 +200,21 @@ def cooldown_by_context(p: Parameters, lab: Lab) -> list[Outcome]:
     after = mean_and_error(decayed[:, 1] / hill)
     return [
         Outcome("uniform context: excess after over before", factor, *after, 0.05 * factor, told),
-        Outcome("uniform context: stable minus decayed", 0.0, *mean_and_error(continued[:, 1] - decayed[:, 1]), relation=">"),
-        Outcome("deterministic context: stable minus decayed", 0.0, *mean_and_error(continued[:, 0] - decayed[:, 0]),
-                relation="<"),
-    ]  # fmt: skip
+        Outcome(
+            "uniform context: stable minus decayed", 0.0, *mean_and_error(continued[:, 1] - decayed[:, 1]), relation=">"
+        ),
+        Outcome(
+            "deterministic context: stable minus decayed",
+            0.0,
+            *mean_and_error(continued[:, 0] - decayed[:, 0]),
+            relation="<",
+        ),
+    ]
 
 
 @predicts(
     "P-BIGRAM.4",
-    statement="without a cooldown the best constant rate falls with the length of the run; with an optimal one, larger rates end lower",
+    statement="the best constant rate falls with the length of the run; with an optimal cooldown larger ones end lower",
     formula="eta* ~ 2 sqrt(A B / (G T)), A = C_det (K - 1)/K, G = sum_i pi_i Gini_i",
     source="derived",
     validity="one deterministic and one uniform context; tested at a third of and three times eta*",
@@ -237,7 +249,7 @@ def best_constant_rate(p: Parameters, lab: Lab) -> list[Outcome]:
 
 @predicts(
     "P-BIGRAM.5",
-    statement="a context of frequency pi starts to be learned at S ~ 1/pi, and each lacking token adds a dimension of river",
+    statement="a context of frequency pi is learned from S ~ 1/pi on; each lacking token adds a dimension of river",
     formula="excess as a function of pi S alone; dimension sum_i (K - k_i)",
     source="derived",
     validity="gradient descent without noise, small eta",
@@ -256,8 +268,16 @@ def rare_contexts_come_later(p: Parameters, lab: Lab) -> list[Outcome]:
     for i in (1, 2, 3):
         ratio = float(language.pi[0] / language.pi[i])
         because = "finite updates"
-        out.append(Outcome(f"S of context {i + 1} over that of the first", ratio, halves[i] / halves[0], 0.0,
-                           0.1 * p["lr"] * ratio, because))  # fmt: skip
+        out.append(
+            Outcome(
+                f"S of context {i + 1} over that of the first",
+                ratio,
+                halves[i] / halves[0],
+                0.0,
+                0.1 * p["lr"] * ratio,
+                because,
+            )
+        )
     mu = context_spectrum(language)
     flat = int(np.sum(mu < 1e-9))
     rivers = int(np.sum(bigram_theory.river_dimensions(language)))

@@ -19,7 +19,7 @@ DECAY: dict[str, Prediction] = {}
 predicts = registrar_of(DECAY)
 
 MODES = 16  # equal hill directions are independent samples of one
-DRAWS = 1e7  # normals of one simulation
+DRAWS = 8e6  # normals of one simulation
 RATIO = 0.1  # the floor r of the published runs
 
 CURVATURE = Span(2.0, 0.2, 5.0, "curvature h of the hills")
@@ -28,8 +28,12 @@ SMALL = Span(0.05, 0.02, 0.1, "eta h of the plateau")
 LEADING = "leading order in eta h"
 
 TO_ZERO: dict[str, Shape | None] = {
-    "optimal": None, "cosine": Cosine(), "1-sqrt": OneMinusSqrt(), "linear": Linear(), "square": Square()
-}  # fmt: skip
+    "optimal": None,
+    "cosine": Cosine(),
+    "1-sqrt": OneMinusSqrt(),
+    "linear": Linear(),
+    "square": Square(),
+}
 TO_RATIO: dict[str, Shape] = {
     "linear": Linear(floor=RATIO),
     "cosine": Cosine(floor=RATIO),
@@ -65,9 +69,13 @@ def final_hills(
     replicates = max(lab.samples(round(draws / (steps * (MODES + 1)))), 32)
     unit = MODES * float(theory.stationary_hill(lr, h, p["sigma"]))
     runs = lab.compare(
-        StraightRiver(0.0, (h,) * MODES), [cooldown(shape, lr, h, steps) for shape in shapes.values()],
-        sigma=p["sigma"], replicates=replicates, start="stationary", every=steps + 1,
-    )  # fmt: skip
+        StraightRiver(0.0, (h,) * MODES),
+        [cooldown(shape, lr, h, steps) for shape in shapes.values()],
+        sigma=p["sigma"],
+        replicates=replicates,
+        start="stationary",
+        every=steps + 1,
+    )
     return {name: ds["hill"].values[:, -1] / unit for name, ds in zip(shapes, runs, strict=True)}
 
 
@@ -77,7 +85,7 @@ def gap(name: str, less: FloatArray, more: FloatArray) -> Outcome:
 
 
 def recursion_crossing(first: Shape, second: Shape, low: float, high: float) -> float:
-    """The x at which two shapes leave the same, by the exact recursion of a fine cooldown; bisection in whole updates."""
+    """The x at which two shapes leave the same, by bisection with the exact recursion of a fine cooldown."""
     product = low / 1000.0
 
     def lead(steps: int) -> float:
@@ -160,7 +168,13 @@ def order_at_moderate_length(p: Parameters, lab: Lab) -> list[Outcome]:
         allowance = p["product"] * ratio
         out.append(Outcome(f"H_T / H, {name}", ratio, *mean_and_error(hills[name]), allowance, LEADING))
     # Cosine and linear are nearly the same here: they are told apart in P-DECAY.1d.
-    pairs = (("optimal", "1-sqrt"), ("1-sqrt", "cosine"), ("1-sqrt", "linear"), ("cosine", "square"), ("linear", "square"))
+    pairs = (
+        ("optimal", "1-sqrt"),
+        ("1-sqrt", "cosine"),
+        ("1-sqrt", "linear"),
+        ("cosine", "square"),
+        ("linear", "square"),
+    )
     return out + [gap(f"{less} below {more}", hills[less], hills[more]) for less, more in pairs]
 
 
@@ -299,7 +313,7 @@ def _vertex(logs: FloatArray, values: FloatArray) -> float:
 
 @predicts(
     "P-DECAY.3b",
-    statement="at r = 0.1, directions with x < 9 are left above what an optimal decay leaves, fast ones at the floor r H",
+    statement="at r = 0.1, slow directions (x < 9) are left above what an optimal decay leaves, fast ones at r H",
     formula="x = 3: H_T/H = 0.446 > 0.400; x = 100: 0.105, within 6% of r",
     source="derived",
     validity="eta h <= 0.1",

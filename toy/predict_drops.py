@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -35,9 +36,13 @@ def stages(lab: Lab, p: Parameters, slope: float, *parts: Stable | Cooldown, rep
     """
     plan = Joined(peak_lr=p["product"] / p["curvature"], parts=parts)
     ds = lab.simulate(
-        StraightRiver(slope, (p["curvature"],) * MODES), plan, sigma=p["sigma"],
-        replicates=lab.samples(replicates), start="stationary", every=1,
-    )  # fmt: skip
+        StraightRiver(slope, (p["curvature"],) * MODES),
+        plan,
+        sigma=p["sigma"],
+        replicates=lab.samples(replicates),
+        start="stationary",
+        every=1,
+    )
     return np.stack([ds[name].values for name in ("loss", "river", "hill")])
 
 
@@ -85,13 +90,20 @@ def preference_by_the_slope(p: Parameters, lab: Lab) -> list[Outcome]:
             exact = theory_decay.preference(TO_RATIO["inverse"], TO_RATIO[name], x)
             even = (gained / further, error / further)
             allowance = exact * p["product"] + 0.01
-            out.append(Outcome(f"c^2 eta T_d / H where inverse and {name} are even, x = {x:g}", limit, *even, allowance,
-                               "stated to two digits; leading order in eta h"))  # fmt: skip
+            out.append(
+                Outcome(
+                    f"c^2 eta T_d / H where inverse and {name} are even, x = {x:g}",
+                    limit,
+                    *even,
+                    allowance,
+                    "stated to two digits; leading order in eta h",
+                )
+            )
         # Total loss itself, in a river twice as flat and twice as steep as the even one.
         for times, relation in ((0.5, "<"), (2.0, ">")):
             slope = math.sqrt(times * limits[0] * height / (lr * steps))
             valley = StraightRiver(slope, (h,) * MODES)
-            options = {"sigma": sigma, "start": "stationary", "every": steps + 1}
+            options: dict[str, Any] = {"sigma": sigma, "start": "stationary", "every": steps + 1}
             first, second = lab.compare(valley, plans[:2], replicates=lab.samples(round(1e7 / (17 * steps))), **options)
             difference = mean_and_error((first["loss"].values - second["loss"].values)[:, -1] / height)
             quantity = f"loss of inverse minus linear, {times:g} times the even c^2, x = {x:g}"
@@ -148,16 +160,21 @@ def height_of_the_drop(p: Parameters, lab: Lab) -> list[Outcome]:
         stable = wait * math.ceil(10.0 / p["product"])
         plan = cooldown(TO_RATIO["inverse"], lr, h, steps, stable=stable)
         ds = lab.simulate(
-            StraightRiver(0.0, (h,) * MODES), plan, sigma=sigma, start="stationary",
-            replicates=lab.samples(400), every=plan.total,
-        )  # fmt: skip
+            StraightRiver(0.0, (h,) * MODES),
+            plan,
+            sigma=sigma,
+            start="stationary",
+            replicates=lab.samples(250),
+            every=plan.total,
+        )
         hill = ds["hill"].sel(eval_step=[stable, plan.total]).values
         drops[share, wait] = drop, error = mean_and_error(hill[:, 0] - hill[:, 1])
         expected = MODES * sigma**2 * lr * (1.0 - RATIO) / 4.0
         allowance = expected * (lr * h + 0.01)
         because = "leading order in eta h and 1/x"
-        out.append(Outcome(f"drop after {stable} updates at {share:g} of the rate", expected, drop, error, allowance,
-                           because))  # fmt: skip
+        out.append(
+            Outcome(f"drop after {stable} updates at {share:g} of the rate", expected, drop, error, allowance, because)
+        )
     (early, d_early), (late, d_late) = drops[1.0, 1], drops[1.0, 4]
     out.append(Outcome("drop later minus earlier", 0.0, late - early, math.hypot(d_early, d_late)))
     return out

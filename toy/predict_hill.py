@@ -33,9 +33,7 @@ def settled(lab: Lab, lr: float, curvatures: tuple[float, ...], **noise: object)
     spacing = math.ceil(-1.0 / (2.0 * math.log(max(slowest, 1e-3))))
     plan = Constant(peak_lr=lr, steps=forgotten + STATES * spacing)
     replicates = lab.samples(REPLICATES)
-    ds = lab.simulate(
-        StraightRiver(0.0, curvatures), plan, replicates=replicates, start=0.0, every=spacing, **noise
-    )
+    ds = lab.simulate(StraightRiver(0.0, curvatures), plan, replicates=replicates, start=0.0, every=spacing, **noise)
     late = ds["hill"].values[:, ds["eval_step"].values >= forgotten]
     return late.mean(axis=1)
 
@@ -192,9 +190,13 @@ def relaxation(p: Parameters, lab: Lab) -> list[Outcome]:
     half = math.log(2.0) / (2.0 * p["product"])  # leading order, as it is stated
     steps = math.ceil(3.0 * half)
     ds = lab.simulate(
-        StraightRiver(0.0, (h,) * MODES), Constant(peak_lr=lr, steps=steps), sigma=sigma, start=start,
-        replicates=lab.samples(2 * REPLICATES), every=1,
-    )  # fmt: skip
+        StraightRiver(0.0, (h,) * MODES),
+        Constant(peak_lr=lr, steps=steps),
+        sigma=sigma,
+        start=start,
+        replicates=lab.samples(2 * REPLICATES),
+        every=1,
+    )
     heights = ds["hill"].values / MODES
     out = []
     for steps_made in (round(half), steps):
@@ -278,7 +280,9 @@ def without_noise(p: Parameters, lab: Lab) -> list[Outcome]:
         hills.append(float(ds["hill"].values[0, -1]))
     least = float(np.min(-np.diff(losses)))
     return [
-        Outcome("largest final hill loss", 0.0, max(hills), allowance=1e-12, because="rounding, (1 - eta h)^800 = 1e-36"),
+        Outcome(
+            "largest final hill loss", 0.0, max(hills), allowance=1e-12, because="rounding, (1 - eta h)^800 = 1e-36"
+        ),
         Outcome("least gain by the next larger rate", 0.0, least, relation=">"),
     ]
 

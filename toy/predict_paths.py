@@ -14,7 +14,7 @@ from ..segments import Cooldown
 from ..shapes import Linear
 from .losses import StraightRiver
 from .optimizers import TailAverage
-from .predict_decay import CURVATURE, LEADING, MODES, SIGMA, SMALL, TO_RATIO, cooldown
+from .predict_decay import CURVATURE, MODES, SIGMA, SMALL, TO_RATIO, cooldown
 from .prediction import Lab, Outcome, Parameters, Prediction, Span, mean_and_error, ratio_and_error, registrar_of
 from .valleys import CircleRiver
 
@@ -26,16 +26,23 @@ RATE = Span(0.1, 0.05, 0.3, "eta h")
 
 
 # --- P-AVG -----------------------------------------------------------------------------------------------------------
-def averaged(lab: Lab, p: Parameters, slope: float, steps: int, plans: Sequence[Schedule]) -> list[dict[str, FloatArray]]:
+def averaged(
+    lab: Lab, p: Parameters, slope: float, steps: int, plans: Sequence[Schedule]
+) -> list[dict[str, FloatArray]]:
     """Last river and hill loss of each plan, and of the average of the last `steps` iterates; (replicates,) each.
 
     The replicates are enough for a percent; all plans see the same noise.
     """
     h = p["curvature"]
     runs = lab.compare(
-        StraightRiver(slope, (h,) * MODES), plans, sigma=p["sigma"], start="stationary",
-        replicates=lab.samples(1500), every=plans[0].total, average=TailAverage(updates=steps),
-    )  # fmt: skip
+        StraightRiver(slope, (h,) * MODES),
+        plans,
+        sigma=p["sigma"],
+        start="stationary",
+        replicates=lab.samples(1500),
+        every=plans[0].total,
+        average=TailAverage(updates=steps),
+    )
     names = ("river", "hill", "average_river", "average_hill")
     return [{name: ds[name].values[:, -1] for name in names} for ds in runs]
 
@@ -80,19 +87,22 @@ def average_against_the_optimal_decay(p: Parameters, lab: Lab) -> list[Outcome]:
         plans = [Constant(peak_lr=0.3, steps=steps), cooldown(None, 0.3, 1.0, steps)]
         stable, optimal = averaged(lab, setting, 0.0, steps, plans)
         if stated:
-            for name, value, found in zip(("average", "optimal decay"), stated, (stable["average_hill"], optimal["hill"]),
-                                          strict=True):  # fmt: skip
+            for name, value, found in zip(
+                ("average", "optimal decay"), stated, (stable["average_hill"], optimal["hill"]), strict=True
+            ):
                 told = f"hill loss of the {name}, W = {steps}"
                 out.append(Outcome(told, value, *mean_and_error(found / MODES), 1e-6, "stated to 1e-6"))
         else:
-            exact = float(theory_paths.tail_average_hill(0.3, 1.0, 1.0, steps)) / theory.optimal_final_hill(0.3, 1.0, 1.0, steps)
+            exact = float(theory_paths.tail_average_hill(0.3, 1.0, 1.0, steps)) / theory.optimal_final_hill(
+                0.3, 1.0, 1.0, steps
+            )
             out.append(Outcome("exact ratio at x = 15", 1.05, exact, 0.0, 0.01, "stated as a percentage"))
     return out
 
 
 @predicts(
     "P-AVG.c",
-    statement="on a straight river the average also travels further, and beats a linear decay to zero between the hills",
+    statement="on a straight river the average also travels further, and lies below a linear decay to zero",
     formula="eta (W - 1)/2 > (1/h) ln(1 + eta h W/2); hill below linear for x > 5.1 at equal distance",
     source="derived",
     validity="straight river, x >= 10",
@@ -106,16 +116,20 @@ def average_on_a_straight_river(p: Parameters, lab: Lab) -> list[Outcome]:
     travelled = mean_and_error(-stable["average_river"] / slope**2)
     # Of W updates the average has all W states after them: half an update more than the W states before them.
     area = theory_paths.tail_average_area(lr, steps)
-    further = -slope**2 * (area - math.log1p(0.5 * p["x"]) / h)
+    further = -(slope**2) * (area - math.log1p(0.5 * p["x"]) / h)
     river = mean_and_error(stable["average_river"] - optimal["river"])
     because = "which ends of the updates are counted"
     return [
         Outcome("sum of the rates that the average is worth", area, *travelled, lr, because),
         Outcome("river loss of the average minus the optimal decay", further, *river, 2.0 * slope**2 * lr, because),
         Outcome("its sign", 0.0, *river, relation="<"),
-        Outcome("hill loss of the average minus linear decay", 0.0,
-                *mean_and_error(stable["average_hill"] - linear["hill"]), relation="<"),
-    ]  # fmt: skip
+        Outcome(
+            "hill loss of the average minus linear decay",
+            0.0,
+            *mean_and_error(stable["average_hill"] - linear["hill"]),
+            relation="<",
+        ),
+    ]
 
 
 @predicts(
@@ -131,9 +145,14 @@ def average_on_a_bend(p: Parameters, lab: Lab) -> list[Outcome]:
     lr, h, steps = 0.1, 2.0, 80
     plans: list[Schedule] = [Constant(peak_lr=lr, steps=steps), cooldown(None, lr, h, steps)]
     stable, optimal = lab.compare(
-        CircleRiver(p["slope"], h, p["radius"]), plans, sigma=0.1, start=(0.0, p["radius"]),
-        replicates=lab.samples(2000), every=steps + 1, average=TailAverage(updates=steps),
-    )  # fmt: skip
+        CircleRiver(p["slope"], h, p["radius"]),
+        plans,
+        sigma=0.1,
+        start=(0.0, p["radius"]),
+        replicates=lab.samples(2000),
+        every=steps + 1,
+        average=TailAverage(updates=steps),
+    )
     hills = stable["average_hill"].values[:, -1] - optimal["hill"].values[:, -1]
     return [Outcome("hill loss of the average minus the optimal decay", 0.0, *mean_and_error(hills), relation="<=")]
 
@@ -157,7 +176,7 @@ def ends(lab: Lab, p: Parameters, slope: float, plan: Schedule) -> tuple[Straigh
 
 @predicts(
     "P-INTERP",
-    statement="between two stable iterates the loss is convex, with a dip that deepens with their distance to half of H",
+    statement="between two stable iterates the loss is convex, with a dip that deepens with their distance to H/2",
     formula="river + H (alpha^2 + (1 - alpha)^2 + 2 alpha (1 - alpha) rho^k), rho = 1 - eta h; curvature 4H(1 - rho^k)",
     source="derived; the picture in 2410.05192",
     validity="straight river, any distance k in updates",
@@ -233,7 +252,9 @@ def between_the_ends_of_a_cooldown(p: Parameters, lab: Lab) -> list[Outcome]:
             found = mean_and_error(on_the_line(valley, a, b, alpha) - valley.river(a))
             out.append(Outcome(f"loss at {alpha:g}, D = {times:g} of the limit", expected, *found))
         inner = mean_and_error(on_the_line(valley, a, b, 0.95) - valley.value(b))
-        out.append(Outcome(f"loss at 0.95 minus at the end, D = {times:g} of the limit", 0.0, *inner, relation=relation))
+        out.append(
+            Outcome(f"loss at 0.95 minus at the end, D = {times:g} of the limit", 0.0, *inner, relation=relation)
+        )
     return out
 
 
@@ -251,7 +272,13 @@ def between_points_on_the_river(p: Parameters, lab: Lab) -> list[Outcome]:
     first, last = lab.walk(valley, plan, np.zeros((1, 2)), sigma=0.0, every=plan.total)
     drop = p["slope"] ** 2 * plan.area()
     return [
-        Outcome(f"loss at {alpha:g}", -drop * alpha, float(on_the_line(valley, first, last, alpha)[0]), 0.0,
-                1e-12 * drop, "rounding")
+        Outcome(
+            f"loss at {alpha:g}",
+            -drop * alpha,
+            float(on_the_line(valley, first, last, alpha)[0]),
+            0.0,
+            1e-12 * drop,
+            "rounding",
+        )
         for alpha in ALPHA
-    ]  # fmt: skip
+    ]

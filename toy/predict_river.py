@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -41,7 +42,7 @@ def distance(ds: xr.Dataset, slope: float) -> FloatArray:
 
 @predicts(
     "P-RIVER.1",
-    statement="the river coordinate of SGD depends on the schedule by the sum of its rates, its spread by their squares",
+    statement="the river coordinate of SGD depends on the sum of the rates, its spread on their squares",
     formula="E[x_T] = x_0 + c S, S = sum eta_t; Var[x_T] = sigma^2 sum eta_t^2",
     source="2410.05192 (progress of SGD as of gradient descent); variance derived",
     validity="straight river, any schedule",
@@ -144,10 +145,18 @@ def higher_rate_is_ahead_after_a_decay(p: Parameters, lab: Lab) -> list[Outcome]
         steps = round(p["time"] * times)
         last = steps // 2
         plans = [cooldown(None, rate, p["curvature"], last, stable=steps - last) for rate in (lr, lr / 2)]
-        options = {"sigma": p["sigma"], "start": "stationary", "every": steps}
-        high, low = (ds["loss"].values[:, -1] for ds in lab.compare(valley, plans, replicates=lab.samples(800), **options))
-        out.append(Outcome(f"loss of the higher rate minus the lower, T = {times:g} T_x", 0.0,
-                           *mean_and_error(high - low), relation="<"))  # fmt: skip
+        options: dict[str, Any] = {"sigma": p["sigma"], "start": "stationary", "every": steps}
+        high, low = (
+            ds["loss"].values[:, -1] for ds in lab.compare(valley, plans, replicates=lab.samples(500), **options)
+        )
+        out.append(
+            Outcome(
+                f"loss of the higher rate minus the lower, T = {times:g} T_x",
+                0.0,
+                *mean_and_error(high - low),
+                relation="<",
+            )
+        )
     return out
 
 
@@ -160,7 +169,7 @@ def speed(lab: Lab, p: Parameters, lr: float, growth: float) -> tuple[float, flo
     """
     steps, h, slope = 200, p["curvature"], _slope(p)
     plan = Constant(peak_lr=lr, steps=steps)
-    options = {"sigma": p["sigma"], "replicates": lab.samples(4000), "every": steps}
+    options: dict[str, Any] = {"sigma": p["sigma"], "replicates": lab.samples(2500), "every": steps}
     seed, rest = lab.seed(), math.sqrt(float(theory.stationary_variance(lr, h, p["sigma"])))
     bent = lab.simulate(SharpeningValley(slope, h, growth), plan, seed=seed, start=(0.0, rest), **options)
     plain = lab.simulate(StraightRiver(slope, (h,)), plan, seed=seed, start=(0.0, rest), **options)
@@ -196,7 +205,9 @@ def noise_pushes_back(p: Parameters, lab: Lab) -> list[Outcome]:
         because = "leading order of the push back in eta h and k^2 sigma^2 eta/h"
         out.append(Outcome(f"speed at {times:g} times the best rate", expected, measured, error, allowance, because))
     (at_best, d_best), (at_half, d_half) = speeds[1.0], speeds[0.5]
-    out.append(Outcome("gain from half the best rate", 0.0, at_best - at_half, math.hypot(d_best, d_half), relation=">"))
+    out.append(
+        Outcome("gain from half the best rate", 0.0, at_best - at_half, math.hypot(d_best, d_half), relation=">")
+    )
     widening, error = speed(lab, p, best, -p["growth"])
     return [*out, Outcome("gain by a widening valley", 0.0, widening - best * slope, error, relation=">")]
 
@@ -246,9 +257,14 @@ def sign_descent(p: Parameters, lab: Lab) -> list[Outcome]:
     for noise in (sigma, 2.0 * sigma):
         plan = Constant(peak_lr=lr, steps=2 * steps)
         ds = lab.simulate(
-            StraightRiver(slope, (h,) * 16), plan, sigma=noise, optimizer=make_optimizer("sign"),
-            start=0.0, replicates=lab.samples(256), every=math.ceil(steps / 20),
-        )  # fmt: skip
+            StraightRiver(slope, (h,) * 16),
+            plan,
+            sigma=noise,
+            optimizer=make_optimizer("sign"),
+            start=0.0,
+            replicates=lab.samples(256),
+            every=math.ceil(steps / 20),
+        )
         late = ds["hill"].values[:, ds["eval_step"].values >= steps].mean(axis=1) / 16
         heights.append(mean_and_error(late))
         if noise == sigma:
@@ -284,9 +300,14 @@ def momentum(p: Parameters, lab: Lab) -> list[Outcome]:
     settle = math.ceil(10.0 / (1.0 - beta) + 6.0 / p["product"])
     plan = Constant(peak_lr=lr, steps=3 * settle)
     ds = lab.simulate(
-        StraightRiver(slope, (h,) * 16), plan, sigma=sigma, optimizer=make_optimizer("ema-momentum", beta=beta),
-        start=0.0, replicates=lab.samples(512), every=math.ceil(settle / 20),
-    )  # fmt: skip
+        StraightRiver(slope, (h,) * 16),
+        plan,
+        sigma=sigma,
+        optimizer=make_optimizer("ema-momentum", beta=beta),
+        start=0.0,
+        replicates=lab.samples(512),
+        every=math.ceil(settle / 20),
+    )
     late = ds["eval_step"].values >= settle
     states = ds["eval_step"].values[late]
     variance = 2.0 / h * ds["hill"].values[:, late].mean(axis=1) / 16

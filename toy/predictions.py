@@ -45,7 +45,8 @@ def _place(name: str) -> tuple[int, str]:
 
 
 PREDICTIONS: dict[str, Prediction] = {
-    name: registry[name] for name, registry in sorted(((n, r) for r in _REGISTRIES for n in r), key=lambda x: _place(x[0]))
+    name: registry[name]
+    for name, registry in sorted(((n, r) for r in _REGISTRIES for n in r), key=lambda x: _place(x[0]))
 }
 
 
@@ -65,7 +66,7 @@ def select(words: Sequence[str]) -> dict[str, Prediction]:
 
 
 def _names(word: str, name: str) -> bool:
-    """Whether `word` is the name, its family, or the name without the letter of a part: P-X.1 has P-X.1b, not P-X.10."""
+    """Whether `word` is the name, its family, or the name without a part's letter: P-X.1 has P-X.1b, not P-X.10."""
     return word in (name, name.split(".")[0], name.rstrip("abcdefgh"))
 
 

@@ -123,8 +123,8 @@ class RiverCurve:
 def trace_river(loss: Loss, w: FloatArray, *, length: float, step: float, both: bool = True) -> RiverCurve:
     """The one-dimensional river through Phi(w), by prediction along the tangent and Newton's method across it.
 
-    The curve ends after `length`, at a stationary point of the loss, or where it cannot be followed: an eigengap below a
-    millionth of the largest curvature where it began, or a turn too sharp for a millionth of `step`.
+    The curve ends after `length`, at a stationary point of the loss, or where it cannot be followed: an eigengap below
+    a millionth of the largest curvature where it began, or a turn too sharp for a millionth of `step`.
 
     Args:
         loss: any loss.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,7 +31,7 @@ MOST_MEMORY = 8 * 2**30
 _BYTES_OF_STATE, _BYTES_OF_UPDATE, _BYTES_OF_COORDINATE = 50, 60, 56
 
 # Blocks of each thread between two looks at the progress: some milliseconds.
-_BLOCKS = 16
+_BLOCKS = 8
 
 # Work beyond which compiled code is worth loading: seconds of NumPy at so many updates and coordinates a second.
 _UPDATES_A_SECOND, _COORDINATES_A_SECOND, _SECONDS_WORTH_COMPILING = 25_000, 1e8, 2.0
@@ -79,7 +78,7 @@ def simulate(
         rng: the only source of randomness; its seed is recorded: pass a fresh ``np.random.default_rng(seed)``. With
             fewer than 16 replicates it is used as if ``rng.standard_normal((dim, R))`` were called once per update
             (and once, for the hill coordinates, before them for a stationary start); with more, it spawns 16 streams,
-            which take turns in doing so for a block of updates of about 32,768 normals.
+            which take turns in doing so for a block of updates of about 131,072 normals.
         sigma: standard deviation of isotropic gradient noise in each coordinate, or
         noise: any model of the noise (`riverval.toy.make_noise`), instead.
         optimizer: as `riverval.toy.make_optimizer` makes; SGD if not given.
@@ -226,17 +225,17 @@ def check_size(settings: Sequence[Setting], replicates: int) -> None:
 
 def _run(ensemble: Ensemble, records: Sequence[Record], threads: int, progress: Progress | None) -> None:
     """Make all updates, some blocks at a time; nothing grows but what is recorded."""
-    _collect(ensemble, records)
-    first = records[0]
-    threads = min(threads, ensemble.most_threads)
-    with _map(threads) as each:
+    first, threads = records[0], min(threads, ensemble.most_threads)
+    with _starter(threads) as start:
         for b in range(0, ensemble.blocks, _BLOCKS * threads):
-            each(ensemble.advance, range(b, min(b + _BLOCKS * threads, ensemble.blocks)))
-            _collect(ensemble, records)
+            wait = start(ensemble.advance, range(b, min(b + _BLOCKS * threads, ensemble.blocks)))
+            _collect(ensemble, records)  # while threads are at work
+            wait()
             if progress is not None:
-                done = max(record.made for record in records)
-                lr = first.setting.schedule.lr(max(first.made, 1) - 1)
+                done = max(run.made for run in ensemble.runs)
+                lr = first.setting.schedule.lr(max(ensemble.runs[0].made, 1) - 1)
                 progress(done, {"loss": float(first.values["loss"][first.kept - 1].mean()), "lr": float(lr)})
+    _collect(ensemble, records)
 
 
 def _collect(ensemble: Ensemble, records: Sequence[Record]) -> None:
@@ -244,19 +243,37 @@ def _collect(ensemble: Ensemble, records: Sequence[Record]) -> None:
         record.collect(run)
 
 
+Wait = Callable[[], None]
+
+
 @contextmanager
-def _map(threads: int) -> Iterator[Callable[[Callable[[int], None], Iterable[int]], None]]:
-    """A function that calls another one with each number, in so many threads; they have ended when the context has."""
+def _starter(threads: int) -> Iterator[Callable[[Callable[[int], None], Iterable[int]], Wait]]:
+    """A function that calls another one with each number, in so many threads, and returns one that waits for them.
+
+    The threads have ended when the context has. With a single one there is nothing to wait for.
+    """
     if threads == 1:
 
-        def one_by_one(call: Callable[[int], None], numbers: Iterable[int]) -> None:
+        def one_by_one(call: Callable[[int], None], numbers: Iterable[int]) -> Wait:
             for number in numbers:
                 call(number)
+            return lambda: None
 
         yield one_by_one
         return
+
     with ThreadPoolExecutor(threads, initializer=lambda: np.seterr(all="ignore")) as pool:
-        yield lambda call, numbers: deque(pool.map(call, numbers), maxlen=0)
+
+        def start(call: Callable[[int], None], numbers: Iterable[int]) -> Wait:
+            calls = [pool.submit(call, number) for number in numbers]
+
+            def wait() -> None:
+                for one in calls:
+                    one.result()
+
+            return wait
+
+        yield start
 
 
 def _one_each(optimizer: Optimizer | Sequence[Optimizer] | None, runs: int) -> list[Optimizer]:

@@ -154,7 +154,7 @@ class Study:
         """
         origin = {"bit_generator": type(rng.bit_generator).__name__, **seed_of(rng.bit_generator.seed_seq)}  # type: ignore[attr-defined]
         ds = self.measure(setting, Bench(rng, self.parts(setting), progress))
-        config = dict(ds.attrs.pop("config", {})) | {"study": self.name, "setting": asdict(setting), "rng": origin}
+        config = {"study": self.name, "setting": asdict(setting), "rng": origin}
         return ds.assign_attrs(provenance(f"study {self.name}: {self.summary}", config=config, seed=origin["entropy"]))
 
 

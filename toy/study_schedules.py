@@ -48,7 +48,7 @@ class SchedulesSetting(StudySetting):
     """
 
     replicates: int = 4000
-    slope: float = 0.06
+    slope: float = 0.04
     curvatures: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     sigma: float = 1.0
     lr: float = 0.1
@@ -60,13 +60,11 @@ class SchedulesSetting(StudySetting):
         super().__post_init__()
         check_number("floor", self.floor, low=0.0, high=1.0, open_low=True, what="of the inverse decay")
         if len(self.budgets) < 2:
-            raise InputError(
-                f"budgets must be at least two, or no checkpoint comes after another; got {self.budgets!r}"
-            )
+            raise InputError(f"budgets must be at least two, so that one comes after another; got {self.budgets!r}")
 
     @property
     def spacing(self) -> int:
-        """Updates between recorded states: a divisor of every checkpoint, which for the cyclic cosine is no special state."""
+        """Updates between recorded states: a divisor of every checkpoint, which the cyclic cosine has in its midst."""
         ends = {end for a in ACCOUNTINGS for family in self.plans(a).values() for p in family for end in ends_of(p)}
         common = math.gcd(*ends)
         fine = [d for d in range(1, common + 1) if common % d == 0 and max(ends) // d >= FEWEST_STATES]
@@ -102,7 +100,7 @@ def measure(s: SchedulesSetting, bench: Bench) -> xr.Dataset:
     runs = dict(zip(names, bench.compare(valley, list(names), **options), strict=True))
     values = _checkpoints(plans, runs) | _curves(names, runs)
     values |= {"accounting": list(ACCOUNTINGS), "family": list(FAMILIES), "checkpoint": np.arange(len(s.budgets)) + 1}
-    return toy_dataset(values, {n: ("plan", "eval_step") for n in ("mean_loss", "mean_loss_error", "expected_loss")})
+    return toy_dataset(values, dict.fromkeys(("mean_loss", "mean_loss_error", "expected_loss"), ("plan", "eval_step")))
 
 
 def ends_of(plan: Schedule) -> list[int]:

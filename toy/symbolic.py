@@ -19,10 +19,9 @@ from .._typing import FloatArray
 from ..errors import InputError
 from ._codegen import Rows, kernel_lines, rows_function
 from ._expressions import check_name, check_real, parse
+from ._floor import minimise_hills
 from ._loss import Kernel, Loss
 from .losses import register_loss
-
-_NEWTON_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -336,47 +335,6 @@ class Derived:
         return f"not finite{'' if found.is_finite else f': {sp.sstr(found)}'}"
 
 
-def minimise_hills(loss: Loss, w: FloatArray) -> FloatArray:
-    """The minimum over the hill coordinates nearest to each state, river coordinates fixed; (..., dim) -> (..., dim).
-
-    Newton's method with the Hessian made positive (absolute eigenvalues) and steps halved until the loss falls. Rows
-    whose gradient across the river does not vanish are nan.
-    """
-    states = np.array(w, dtype=np.float64).reshape(-1, loss.dim)
-    k = loss.river_dim
-    with np.errstate(all="ignore"):
-        first = np.linalg.norm(loss.gradient(states)[:, k:], axis=1)
-        active = np.isfinite(states).all(axis=1) & np.isfinite(first)
-        for _ in range(_NEWTON_STEPS):
-            if not active.any():
-                break
-            here = states[active]
-            there = _newton_step(loss, here)
-            states[active] = there
-            active[active] = np.linalg.norm(there - here, axis=1) > 1e-15 * (1.0 + np.linalg.norm(here, axis=1))
-        left = np.linalg.norm(loss.gradient(states)[:, k:], axis=1)
-        scale = np.linalg.norm(loss.hessian(states)[:, k:, k:], axis=(1, 2)) * np.linalg.norm(states, axis=1)
-        states[~(left <= 1e-8 * (first + scale))] = np.nan
-    return states.reshape(np.shape(w))
-
-
-def _newton_step(loss: Loss, w: FloatArray) -> FloatArray:
-    k = loss.river_dim
-    curvature, basis = np.linalg.eigh(np.nan_to_num(loss.hessian(w)[:, k:, k:]))
-    across = np.einsum("nij,ni->nj", basis, loss.gradient(w)[:, k:])
-    smallest = 1e-12 * np.abs(curvature).max(axis=1, keepdims=True) + 1e-300
-    step = np.zeros_like(w)
-    step[:, k:] = -np.einsum("nij,nj->ni", basis, across / np.maximum(np.abs(curvature), smallest))
-    before, size = loss.value(w), np.ones((len(w), 1))
-    for _ in range(40):
-        worse = ~(loss.value(w + size * step) <= before)
-        if not worse.any():
-            break
-        size[worse] *= 0.5
-    size[worse] = 0.0
-    return w + size * step
-
-
 def _checked_coordinates(coordinates: Sequence[str], parameters: tuple[str, ...]) -> tuple[str, ...]:
     if isinstance(coordinates, str) or not isinstance(coordinates, Sequence) or len(coordinates) < 2:
         raise InputError(
@@ -412,7 +370,7 @@ def _checked_floor(floor: Mapping[str, str] | None, names: tuple[str, ...]) -> t
     return tuple(floor.items())
 
 
-def _checked_start(start: Sequence[float], names: tuple[str, ...]) -> tuple[float, ...]:
+def _checked_start(start: Any, names: tuple[str, ...]) -> tuple[float, ...]:
     if isinstance(start, str) or not isinstance(start, Sequence | np.ndarray) or len(start) != len(names):
         raise InputError(f"start must hold {len(names)} numbers, one for each of {', '.join(names)}; got {start!r}")
     return tuple(check_number("start", x, low=-LARGEST, high=LARGEST) for x in start)

@@ -38,7 +38,7 @@ from riverval.toy.bigram_theory import (
     stationary_excess,
 )
 
-from ..strategies import joined  # noqa: TID252 - the tests are no package that has a name
+from ..strategies import joined
 
 SMALL = bigram_language({"c": likely(3), "a": likely(3, 1, 0.8), "u": likely(3, 3)}, zipf=1.0)
 TABLE = LogitTable(SMALL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 
@@ -99,6 +100,39 @@ def test_a_named_run_is_replaced_only_when_asked(tmp_path, capsys):
         (["--decay", "wsd-s", "--steps", "20"], "is 1 update, which would still have the full rate"),
         (["--replicates", "10000000"], "GiB, more than the 8 GiB allowed"),
         (["--name", "a/b"], "plain folder name"),
+        (["--loss", "bendy"], "unknown loss 'bendy'; choose one of: straight"),
+        (["--loss", "bent", "--param", "bend=2"], "loss 'bent' takes no option 'bend'"),
+        (["--loss", "bent", "--param", "curvature=-2"], "curvature (second derivative across the river)"),
+        (
+            ["--loss", "bent", "--param", "curvature"],
+            "--param must be NAME=VALUE, e.g. --param beta=0.9, got",
+        ),
+        (["--loss", "bent", "--slope", "1"], "--slope has no effect beside --loss bent"),
+        (["--loss", "bent", "--start", "stationary"], "known for SGD on a straight river only"),
+        (["--loss", "bent", "--start", "1,2,3"], "start must have 2 numbers, for x, y; got 3"),
+        (["--loss-expr", "-c*x + h*y**2", "--param", "c=1"], "unbound symbol"),
+        (["--loss-expr", "-x + y**2 +"], "the expression '-x + y**2 +'"),
+        (["--loss-expr", "-x + sqrt(-1 - y**2)"], "not real"),
+        (["--loss-expr", "-x + y**2", "--param", "k=1"], "does not depend on the parameter 'k'"),
+        (["--loss-expr", "-x + y**2", "--loss", "bent"], "give either --loss or --loss-expr"),
+        (["--loss-expr", "-x + y**2", "--curvature", "2"], "--curvature has no effect beside --loss-expr"),
+        (["--loss-expr", "-x + y**2", "--river-dim", "2"], "river_dim (river coordinates, with at least one hill)"),
+        (["--loss-expr", "-x + y**2", "--coordinates", "x"], "at least two names"),
+        (["--loss-expr", "-x + y**2", "--valley-floor", "z=0"], "floor names 'z', which is not a coordinate"),
+        (["--valley-floor", "y=0"], "--valley-floor has no effect beside --loss"),
+        (["--optimizer", "adma"], "unknown optimizer 'adma'"),
+        (["--optimizer-param", "beta=0.9"], "optimizer 'sgd' takes no option 'beta'"),
+        (["--optimizer", "adam", "--optimizer-param", "beta1=1"], "beta1 (of adam) must be a finite number in [0, 1)"),
+        (["--noise", "loud"], "unknown noise 'loud'"),
+        (["--noise", "fisher", "--sigma", "1"], "the noise 'fisher' takes no --sigma; it takes: batch"),
+        (["--noise", "student-t", "--noise-param", "freedom=2"], "freedom (degrees of freedom)"),
+        (["--noise", "anisotropic"], "needs --noise-param sigmas=..."),
+        (["--noise", "anisotropic", "--noise-param", "sigmas=1,2"], "sigmas must be 6 numbers"),
+        (["--noise", "state-dependent"], "needs --noise-param 'expression="),
+        (["--average", "tail"], "--average must be tail:UPDATES or ema:BETA"),
+        (["--average", "tail:5000"], "needs as many, but the run has 4000"),
+        (["--average", "ema:1"], "beta (of the average)"),
+        (["--threads", "0"], "threads must be a whole number of at least 1, got 0"),
     ],
 )
 def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(words, told, tmp_path, capsys):
@@ -108,6 +142,50 @@ def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(words, told, 
     assert told in said.err
     assert len(said.err.splitlines()) == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "config"),
+    [
+        (["--loss", "bent", "--param", "amplitude=0.5"], {"loss": {"name": "bent", "amplitude": 0.5}}),
+        (
+            ["--loss-expr", "-c*x + (y - x**2)**2", "--param", "c=0.5", "--valley-floor", "y=x**2", "--start", "0.5,1"],
+            {"loss": {"name": "expression", "parameters": {"c": 0.5}, "floor": {"y": "x**2"}}, "start": [0.5, 1.0]},
+        ),
+        (
+            ["--optimizer", "adam", "--optimizer-param", "beta2=0.9", "--average", "ema:0.5"],
+            {"optimizer": {"name": "adam", "beta2": 0.9}, "average": {"name": "EMAAverage", "beta": 0.5}},
+        ),
+        (["--noise", "student-t", "--noise-param", "freedom=4"], {"noise": {"name": "student-t", "freedom": 4}}),
+        (
+            ["--noise", "anisotropic", "--noise-param", "sigmas=0,1,1,1,1,2"],
+            {"noise": {"name": "anisotropic", "sigmas": [0.0, 1.0, 1.0, 1.0, 1.0, 2.0]}},
+        ),
+        (
+            ["--noise", "state-dependent", "--noise-param", "expression=s*sqrt(1 + y1**2)", "--noise-param", "s=0.5"],
+            {"noise": {"expression": "s*sqrt(1 + y1**2)", "parameters": [["s", 0.5]]}},
+        ),
+    ],
+    ids=["loss", "expression", "optimizer", "student-t", "anisotropic", "state-dependent"],
+)
+def test_loss_noise_and_optimizer_reach_the_run(words, config, tmp_path, capsys):
+    assert call("--out", str(tmp_path), "--steps", "60", "--replicates", "4", *words) == 0
+    ds = load(tmp_path / "toy-wsd")
+    found = json.loads(ds.attrs["config"])
+    for part, wanted in config.items():
+        assert found[part] == wanted if not isinstance(wanted, dict) else found[part] | wanted == found[part]
+    assert ds.attrs["status"] == "complete"
+    assert ("theory" in capsys.readouterr().out) == ("exact_loss" in ds)
+    assert (tmp_path / "toy-wsd" / "toy.png").exists()
+
+
+def test_a_loss_without_a_river_is_said_to_have_none(tmp_path, capsys):
+    words = ("--loss-expr", "x**2 + y**2", "--steps", "60", "--replicates", "4", "--out", str(tmp_path))
+    assert call(*words) == 0
+    assert capsys.readouterr().err == (
+        "riverval: no river at x = 0, y = 0, the floor below the start: no eigengap, for the curvature across it (2) "
+        "is not 4 times that along it (2); river and hill components mean little\n"
+    )
 
 
 def test_an_unstable_rate_is_said_first_and_the_divergence_recorded(tmp_path, capsys):

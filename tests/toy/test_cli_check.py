@@ -24,8 +24,15 @@ def test_a_check_prints_a_table_and_writes_a_dataset(tmp_path, capsys):
     assert call("--only", "P-HILL.2,P-WSDS.1", "--seed", "5", "--out", str(path)) == 0
     said = capsys.readouterr()
     assert said.err == ""
-    for words in ("5 predictions, effort quick, seed 5", "fails as predicted", "P-WSDS.1", "hill loss, upper bound",
-                  "<= 4", f"wrote {path}", "4 predictions hold, 1 fail as predicted, 0 otherwise"):  # fmt: skip
+    for words in (
+        "5 predictions, effort quick, seed 5",
+        "fails as predicted",
+        "P-WSDS.1",
+        "hill loss, upper bound",
+        "<= 4",
+        f"wrote {path}",
+        "4 predictions hold, 1 fail as predicted, 0 otherwise",
+    ):
         assert words in said.out
     ds = load(path)
     assert ds.attrs["status"] == "complete"

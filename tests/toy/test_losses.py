@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riverval.errors import InputError
@@ -87,9 +87,8 @@ def one(name):
 
 
 @st.composite
-def losses(draw):
-    """Any registered loss, with any numbers of moderate size."""
-    name = draw(st.sampled_from(sorted(LOSSES)))
+def losses(draw, name):
+    """The loss of that name with any numbers of moderate size."""
     tuples = st.lists(st.floats(0.1, 5.0), min_size=1, max_size=3).map(tuple)
     if name == "expression":
         return one(name)
@@ -122,9 +121,16 @@ def size(loss, w):
     return 1.0 + np.abs(loss.hessian(w)).max() * (1.0 + np.abs(w).max()) ** 2 + np.abs(loss.gradient(w)).max()
 
 
+def for_every_loss(test):
+    """Run `test` for each registered loss, with many numbers and states of each."""
+    drawn = settings(max_examples=10)(given(data=st.data(), seed=st.integers(0, 100))(test))
+    return pytest.mark.parametrize("name", LOSSES)(drawn)
+
+
 # --- against the formula ---------------------------------------------------------------------------------------------
-@given(loss=losses(), seed=st.integers(0, 100))
-def test_value_and_gradient_are_those_of_the_formula(loss, seed):
+@for_every_loss
+def test_value_and_gradient_are_those_of_the_formula(name, data, seed):
+    loss = data.draw(losses(name))
     w, formula = states(loss, seed), FORMULAS[loss.name]
     scale = size(loss, w)
     np.testing.assert_allclose(loss.value(w), formula(loss, w.T), atol=1e-13 * scale)
@@ -133,8 +139,9 @@ def test_value_and_gradient_are_those_of_the_formula(loss, seed):
     np.testing.assert_allclose(loss.gradient(w), np.stack(slopes, axis=-1), atol=1e-12 * scale)
 
 
-@given(loss=losses(), seed=st.integers(0, 100))
-def test_hessian_and_products_are_differences_of_the_gradient(loss, seed):
+@for_every_loss
+def test_hessian_and_products_are_differences_of_the_gradient(name, data, seed):
+    loss = data.draw(losses(name))
     w = states(loss, seed)
     step, scale = 1e-5, size(loss, w)
     moves = step * np.eye(loss.dim)
@@ -146,8 +153,9 @@ def test_hessian_and_products_are_differences_of_the_gradient(loss, seed):
     np.testing.assert_allclose(loss.hvp(w, v), np.einsum("nij,nj->ni", hessian, v), atol=1e-12 * scale)
 
 
-@given(loss=losses(), seed=st.integers(0, 100))
-def test_the_kernel_gives_the_bits_of_the_gradient(loss, seed):
+@for_every_loss
+def test_the_kernel_gives_the_bits_of_the_gradient(name, data, seed):
+    loss = data.draw(losses(name))
     w = np.ascontiguousarray(states(loss, seed).T)
     namespace = {name: getattr(_elementary, name) for name in ("sin", "cos", "exp", "log", "sqrt")}
     exec(loss.kernel().source, namespace)
@@ -156,8 +164,9 @@ def test_the_kernel_gives_the_bits_of_the_gradient(loss, seed):
     np.testing.assert_array_equal(out.T, loss.gradient(w.T))
 
 
-@given(loss=losses(), seed=st.integers(0, 100))
-def test_the_floor_is_the_minimum_across_the_river(loss, seed):
+@for_every_loss
+def test_the_floor_is_the_minimum_across_the_river(name, data, seed):
+    loss = data.draw(losses(name))
     w = states(loss, seed)
     scale = size(loss, w)
     floor, hill = loss.floor(w), loss.hill(w)
@@ -171,8 +180,9 @@ def test_the_floor_is_the_minimum_across_the_river(loss, seed):
         np.testing.assert_array_equal(floor[:, : loss.river_dim], w[:, : loss.river_dim])
 
 
-@given(loss=losses())
-def test_description_is_json_and_rebuilds_the_loss(loss):
+@for_every_loss
+def test_description_is_json_and_rebuilds_the_loss(name, data, seed):
+    loss = data.draw(losses(name))
     again = make_loss(**json.loads(json.dumps(loss.to_dict())))
     assert again == loss
     assert hash(again) == hash(loss)

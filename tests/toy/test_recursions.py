@@ -239,6 +239,17 @@ def test_speed_along_the_river(name):
     assert ends.mean[1, 0] - ends.mean[0, 0] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["rmsprop", "adam"])
+def test_an_adaptive_method_diffuses_more_slowly_along_a_steep_river(name):
+    """A larger g makes a larger v: g/sqrt(v) moves by d (1 - c^2/v)/sqrt(v) - c (d^2 - sigma^2)/(2 v^1.5)."""
+    c, sigma, lr, T = 0.5, 1.0, 0.01, 3000
+    optimizer = make_optimizer(name, **({"beta": 0.99} if name == "rmsprop" else {"beta2": 0.99}))
+    ends = optimizer_moments(optimizer, [lr] * T, [T - 1, T], curvature=0.0, sigma=sigma, slope=c)
+    v = c**2 + sigma**2
+    expected = lr**2 * (sigma**2 / v * (1 - c**2 / v) ** 2 + c**2 * 2 * sigma**4 / (4 * v**3))
+    assert ends.variance[1, 0] - ends.variance[0, 0] == pytest.approx(expected, rel=1e-6)
+
+
 # --- how far the closures are off ------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("h", "slope", "mean"), [(1.0, 0.0, 1.0), (0.0, 0.5, 0.0)], ids=["hill", "river"])
 def test_sign_is_within_a_hundredth(h, slope, mean, rng):

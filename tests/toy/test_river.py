@@ -331,6 +331,8 @@ def test_flatness_compares_the_flattest_with_the_least_steep_of_all_states():
     assert check_assumptions(loss, far).ok["flatness"].all()
     assert check_assumptions(loss, np.stack([far, np.array([0.0, 0.0])])).ok["flatness"].tolist() == [False, False]
     assert check_assumptions(loss, np.stack([far, near])).ok["flatness"].all()
+    for x, holds in ((0.051, True), (0.049, False)):  # 4 times the curvature 1 along is 2 (1 + 20 x) across at 0.05
+        assert check_assumptions(loss, np.array([x, 0.0])).ok["flatness"].tolist() == [holds]
 
 
 def test_no_walls_means_no_gap_in_numbers():

@@ -14,7 +14,16 @@ import xarray as xr
 from riverval.errors import InputError
 from riverval.schedules import WSD, make_schedule, schedule_from_dict
 from riverval.store import load, save
-from riverval.toy import LOSSES, Setting, StraightRiver, UnstableWarning, make_loss, make_noise, make_optimizer, simulate
+from riverval.toy import (
+    LOSSES,
+    Setting,
+    StraightRiver,
+    UnstableWarning,
+    make_loss,
+    make_noise,
+    make_optimizer,
+    simulate,
+)
 from riverval.toy import minimal as one_page
 
 from .runs import VALLEY, Interrupting, blow_up_replicate_2, run
