@@ -80,7 +80,12 @@ def check_number(
 
 
 def plain(value: Any) -> Any:
-    """A number of another library (numpy, fractions) as int or float, which JSON can hold; else `value` itself."""
+    """A number of another library (numpy, fractions) as int or float, which JSON can hold; else `value` itself.
+
+    In tuples likewise.
+    """
+    if isinstance(value, tuple):
+        return tuple(plain(v) for v in value)
     if type(value) in (bool, int, float):
         return value
     if isinstance(value, numbers.Integral):

@@ -24,7 +24,7 @@ from .segments import Phase
 
 STONE = LinearSegmentedColormap.from_list("stone", ["#BFE0DA", "#E3EBDD", "#EFE6D0", "#DCC9A6", "#BFA67C"])
 PAPER_PLATEAU = (0.08, 0.12)
-"""Fractions between which arXiv:2410.05192 finds no difference."""
+"""Where arXiv:2410.05192 finds a flat optimum of the fraction."""
 
 FAMILIES = {"WSD": BLUE, "WSD-S": RED, "cyclic cosine": ORANGE, "cosine": GREY}
 DECAYS = {
@@ -100,7 +100,7 @@ def _landscape(figure: Figure, place: Any, ds: xr.Dataset) -> None:
         side.line.set_color(GREY)
         side.labelpad = -10
     axis.view_init(elev=47, azim=-33)
-    axis.set_box_aspect((2.4, 1.6, 0.95), zoom=1.15)
+    axis.set_box_aspect((2.4, 1.6, 0.95), zoom=1.12)
     axis.set_title("A river between hills")
     axis.legend(frameon=False, fontsize=9, loc="upper right")
 
@@ -147,8 +147,7 @@ def _gaps(axis: Axes, ds: xr.Dataset) -> None:
     place = ds["checkpoint"].to_numpy()
     axis.axhline(0, color=GREY, lw=0.8)
     axis.bar(place, ds["gap"], width=0.45, color=RED, alpha=0.35)
-    style = {"color": RED, "lw": 0, "elinewidth": 1.4, "capsize": 4, "marker": "o", "ms": 4}
-    axis.errorbar(place, ds["gap"], yerr=2 * ds["gap_error"], label="simulated ± 2 s.e.", **style)
+    _points(axis, place, ds["gap"], ds["gap_error"], RED, "simulated ± 2 s.e.")
     axis.hlines(ds["expected_gap"], place - 0.3, place + 0.3, color="black", lw=1.4, label="exact recursion")
     axis.set(xlabel="checkpoint", ylabel="loss of WSD-S\nminus WSD", xticks=place)
     axis.set_title("Above 0: WSD is better. Below 0: WSD-S is better.", fontsize=9)
@@ -187,9 +186,7 @@ def _one_shape(axis: Axes, ds: xr.Dataset, name: str) -> None:
         return
     label = "optimal for each x" if name == "optimal" else name
     axis.plot(ds["relaxations"], curve, color=colour, ls=line, lw=2.0 if name == "optimal" else 1.3, label=label)
-    error = 2 * ds["hill_ratio_error"]
-    style = {"color": colour, "lw": 0, "elinewidth": 1.0, "capsize": 2, "marker": marker, "ms": 4}
-    axis.errorbar(ds["probe_relaxations"], ds["hill_ratio"], yerr=error, **style)
+    _points(axis, ds["probe_relaxations"], ds["hill_ratio"], ds["hill_ratio_error"], colour, marker=marker)
 
 
 # --- fraction --------------------------------------------------------------------------------------------------------
@@ -204,8 +201,7 @@ def fraction(ds: xr.Dataset) -> Figure:
             one, told = ds.sel(valley=name), name.partition(", ")[2]
             axis.plot(ds["fraction"], one["expected_excess"].sel(decay="optimal"), color=colour, lw=1.6, label=told)
             axis.plot(ds["fraction"], one["expected_excess"].sel(decay="linear"), color=colour, lw=1.1, ls=":")
-            style = {"color": colour, "lw": 0, "elinewidth": 1.1, "capsize": 2, "marker": "o", "ms": 4}
-            axis.errorbar(ds["probe_fraction"], one["excess"], yerr=2 * one["excess_error"], **style)
+            _points(axis, ds["probe_fraction"], one["excess"], one["excess_error"], colour)
             axis.plot(one["best_fraction"], -0.035, "^", ms=8, color=colour, clip_on=False, zorder=5)
         axis.plot([], [], color=GREY, lw=1.1, ls=":", label="linear decay to zero")
         axis.plot([], [], "^", color=GREY, label="best fraction by theory")
@@ -236,9 +232,7 @@ def crossing(ds: xr.Dataset) -> Figure:
         stable.plot(state, mean, color=colour, lw=1.4, label=f"rate {rate:g}")
         stable.plot(state, one["expected_loss"], color="black", lw=0.8, ls="--")
         cooled.plot(ds["total"], one["expected_final_loss"], color="black", lw=0.8, ls="--")
-        style = {"color": colour, "lw": 0, "elinewidth": 1.2, "capsize": 3, "marker": "o", "ms": 5}
-        error = 2 * one["final_loss_error"]
-        cooled.errorbar(ds["total"], one["final_loss"], yerr=error, label=f"rate {rate:g}", **style)
+        _points(cooled, ds["total"], one["final_loss"], one["final_loss_error"], colour, f"rate {rate:g}")
     cooled.axvline(time, color="black", lw=0.9, ls="-.")
     stable.set(xlabel="updates", ylabel="loss", title="Constant rate: a small one looks better at first")
     cooled.set(xlabel="updates of the whole run", title="After a cooldown over the second half: a large one is ahead")
@@ -259,8 +253,7 @@ def sharpening(ds: xr.Dataset) -> Figure:
     speed.plot(rate, ds["straight_speed"], color=GREY, ls="--", lw=1.2, label="in a valley of constant width")
     speed.plot(rate, ds["leading_speed"], color="black", lw=1.0, ls=":", label="theory, leading order")
     speed.plot(rate, ds["expected_speed"], color="black", lw=1.2, label="theory, hills at balance")
-    style = {"color": RED, "lw": 0, "elinewidth": 1.2, "capsize": 3, "marker": "o", "ms": 5}
-    speed.errorbar(rate, ds["speed"], yerr=2 * ds["speed_error"], label="simulated ± 2 s.e.", **style)
+    _points(speed, rate, ds["speed"], ds["speed_error"], RED, "simulated ± 2 s.e.")
     top = float(ds["leading_speed"].max())
     for place, told in ((fastest, "fastest"), (2 * fastest, "stall")):
         speed.axvline(place, color=GREY, lw=0.8, ls="-.")
@@ -276,7 +269,7 @@ def sharpening(ds: xr.Dataset) -> Figure:
         one = ds.sel(rate=value)
         mean, error = one["mean_distance"].to_numpy(), 2 * one["mean_distance_error"].to_numpy()
         distance.fill_between(ds["eval_step"], mean - error, mean + error, color=colour, alpha=0.3, lw=0)
-        distance.plot(ds["eval_step"], mean, color=colour, lw=1.6, label=f"{value / fastest:g} times the fastest rate")
+        distance.plot(ds["eval_step"], mean, color=colour, lw=2.8, label=f"{value / fastest:g} times the fastest rate")
         distance.plot(ds["eval_step"], one["expected_distance"], color="black", lw=0.8, ls="--")
     distance.plot([], [], color="black", lw=0.8, ls="--", label="theory, hills at balance")
     distance.axhline(0, color=GREY, lw=0.8)
@@ -295,9 +288,8 @@ def averaging(ds: xr.Dataset) -> Figure:
         for name in ds["ending"].to_numpy().tolist():
             one, colour = ds.sel(valley=valley, ending=name), ENDINGS[name]
             axis.plot(ds["length"], one["expected_final_hill"], color=colour, lw=1.4)
-            style = {"color": colour, "lw": 0, "elinewidth": 1.2, "capsize": 3, "marker": "o", "ms": 5}
             label = "plateau" if name == "neither" else name
-            axis.errorbar(ds["length"], one["final_hill"], yerr=2 * one["final_hill_error"], label=label, **style)
+            _points(axis, ds["length"], one["final_hill"], one["final_hill_error"], colour, label)
         axis.set(xscale="log", yscale="log", title=str(valley).capitalize(), xticks=ds["length"])
         axis.set_xlabel("last updates that are cooled down or averaged over")
         axis.set_ylim(*_spread(ds["expected_final_hill"].to_numpy()))
@@ -310,6 +302,15 @@ def averaging(ds: xr.Dataset) -> Figure:
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
+def _points(
+    axis: Axes, x: Any, mean: Any, error: Any, colour: str, label: str | None = None, *, marker: str = "o"
+) -> None:
+    """Points with bars of two standard errors."""
+    axis.errorbar(
+        x, mean, yerr=2 * error, color=colour, label=label, marker=marker, ms=4.5, lw=0, elinewidth=1.2, capsize=2.5
+    )
+
+
 def _bare(axis: Axes) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 

@@ -6,6 +6,7 @@ a loop over columns compiled by numba, the operations and their order are the sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -48,7 +49,8 @@ def rows_function(
     lines += [f"    {name} = w[{i}]" for i, name in body.states]
     lines += [f"    {line}" for line in body.lines]
     lines += [f"    out[{i}] = {name}" for i, name in enumerate(body.results)]
-    namespace: dict[str, Any] = {name: getattr(_elementary, name) for name in ELEMENTARY} | _INVERSE
+    source = _elementary if compiled_too else np  # whose functions are quicker on rows
+    namespace: dict[str, Any] = {name: getattr(source, name) for name in ELEMENTARY} | _INVERSE
     exec(compile("\n".join(lines), "<formula of a loss>", "exec"), namespace)  # our own text: names and numbers only
     rows: Rows = namespace["rows"]
     return rows
@@ -190,6 +192,10 @@ def _literal(e: Any) -> str:
     """A constant as the nearest double, in brackets where it has a sign."""
     try:
         value = e.p / e.q if e.is_Rational else float(e.evalf(30))
-    except (OverflowError, TypeError) as error:
-        raise InputError(f"the number {e} in a derivative of the loss is beyond what a computer holds") from error
+    except OverflowError:
+        value = math.inf
+    except TypeError as error:
+        raise InputError(f"the number {e}, in the expression or what follows from it, is not real") from error
+    if not math.isfinite(value):
+        raise InputError(f"the number {e}, in the expression or what follows from it, is beyond what a computer holds")
     return repr(value) if value >= 0 else f"({value!r})"

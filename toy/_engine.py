@@ -7,7 +7,6 @@ nor the way the updates are made shows in any result.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from threading import Condition
 from typing import Any
@@ -18,7 +17,7 @@ from .._typing import FloatArray, IntArray
 from ._kernels import LARGE, load, source_of
 from .setting import STATIONARY, Setting
 
-NORMALS_IN_BLOCK = 131_072
+NORMALS_IN_BLOCK = 262_144
 """Normals drawn at a time: few enough for the cache, many enough that what is done for each block costs nothing."""
 
 STREAMS, FEWEST_FOR_STREAMS = 16, 16
@@ -63,10 +62,12 @@ class Ensemble:
         except IndexError:  # as many as there are threads
             room = np.empty((self.block, self._dim, self._width))
         xi = room[:count]
-        self._model.draw(self._streams[b % len(self._streams)], xi)
-        with self._turn:
-            self._turn.wait_for(lambda: self._next == b)
         try:
+            try:
+                self._model.draw(self._streams[b % len(self._streams)], xi)
+            finally:  # those who wait for this block must not do so for ever, whatever becomes of it
+                with self._turn:
+                    self._turn.wait_for(lambda: self._next == b)
             for run in self.runs:
                 run.pass_by(xi)
         finally:
@@ -80,7 +81,7 @@ class NumPyRun:
     """Replicates of one setting, updated by NumPy: the oracle of the compiled code, and quicker for small runs.
 
     `made` counts the updates. `copies` gathers the points at the recorded states, (states, points, dim, width) each,
-    with one point, or two where there is an average, until they are collected, which another thread may do.
+    with one point, or two where there is an average; another thread may collect them. It is only ever added to.
     """
 
     def __init__(self, setting: Setting, width: int, draws: FloatArray | None) -> None:
@@ -97,7 +98,7 @@ class NumPyRun:
         self.diverged_at = np.full(width, -1, dtype=np.int64)
         self._gradient = np.empty_like(self.w)
         self._due = setting.states()[1:]
-        self.copies: deque[FloatArray] = deque([self._room(1)])
+        self.copies: list[FloatArray] = [self._room(1)]
         self._copy(self.copies[0], 0)
         self._note_divergence()
 

@@ -7,7 +7,7 @@ import numpy as np
 from .._typing import FloatArray
 from ._loss import Loss
 
-_NEWTON_STEPS = 100
+_NEWTON_STEPS, _STATES_AT_ONCE = 100, 8192
 
 
 def minimise_hills(loss: Loss, w: FloatArray) -> FloatArray:
@@ -17,6 +17,13 @@ def minimise_hills(loss: Loss, w: FloatArray) -> FloatArray:
     whose gradient across the river does not vanish are nan.
     """
     states = np.array(w, dtype=np.float64).reshape(-1, loss.dim)
+    for first in range(0, len(states), _STATES_AT_ONCE):
+        _minimise(loss, states[first : first + _STATES_AT_ONCE])
+    return states.reshape(np.shape(w))
+
+
+def _minimise(loss: Loss, states: FloatArray) -> None:
+    """Move states (N, dim) to the minima."""
     k = loss.river_dim
     with np.errstate(all="ignore"):
         first = np.linalg.norm(loss.gradient(states)[:, k:], axis=1)
@@ -31,7 +38,6 @@ def minimise_hills(loss: Loss, w: FloatArray) -> FloatArray:
         left = np.linalg.norm(loss.gradient(states)[:, k:], axis=1)
         scale = np.linalg.norm(loss.hessian(states)[:, k:, k:], axis=(1, 2)) * np.linalg.norm(states, axis=1)
         states[~(left <= 1e-8 * (first + scale))] = np.nan
-    return states.reshape(np.shape(w))
 
 
 def _newton_step(loss: Loss, w: FloatArray) -> FloatArray:

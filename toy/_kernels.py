@@ -6,7 +6,6 @@ code beside files only. So an expression is compiled once for a user, whatever t
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import importlib.util
 import inspect
@@ -24,7 +23,7 @@ from ._loss import Kernel
 from .optimizers import Optimizer
 
 LARGE = 1e50
-"""Coordinates beyond this are looked at: a loss that is not finite needs at least one."""
+"""Size of a coordinate beyond which the loss is looked at after each update; nearer by it is at recorded states."""
 
 _TEMPLATE = '''\
 """Written by riverval; may be deleted at any time."""
@@ -90,8 +89,11 @@ def source_of(kernel: Kernel, optimizer: Optimizer, averaged: bool) -> str:
 @lru_cache(maxsize=64)
 def load(source: str) -> Callable[..., int]:
     """The compiled loop of a module; compiled when it is first called, or read from the cache."""
+    from . import _jit  # here, because numba takes a second to load
+
     # What the module imports is part of what is compiled.
-    inputs = [source, inspect.getsource(_elementary), inspect.getsource(sys.modules[Optimizer.__module__])]
+    modules = (_elementary, _jit, sys.modules[Optimizer.__module__])
+    inputs = [source, *(inspect.getsource(module) for module in modules)]
     digest = hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:24]
     return _import(_written(f"kernel_{digest}", source)).advance
 
@@ -121,8 +123,13 @@ def _folders() -> list[Path]:
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return [
         Path(home) / "riverval" / "kernels",
-        Path(tempfile.gettempdir()) / f"riverval-{getpass.getuser()}" / "kernels",
+        Path(tempfile.gettempdir()) / f"riverval-{_user()}" / "kernels",
     ]
+
+
+def _user() -> str:
+    """What tells users of one machine apart; in a container they may have no name."""
+    return str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
 
 
 def _import(path: Path) -> ModuleType:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from .._typing import FloatArray
 from ..provenance import provenance
 from ..schema import build
 from ._engine import NumPyRun
@@ -20,6 +21,8 @@ from .setting import Setting
 LONGEST_RECURSION = 20_000
 """Updates up to which the exact moments of other optimizers than SGD are worth their time, which is about a second."""
 
+_COLLECTED, _NUMBERS_AT_ONCE = np.empty(0), 131_072
+
 
 class Record:
     """What a run has recorded so far: all of it valid whenever the run is cut short."""
@@ -29,29 +32,52 @@ class Record:
         self.states = setting.states()
         self.lr = np.empty(0)
         self.made = 0  # updates
-        self.kept = 0  # states
+        self._collected = (0, 0)  # states, and arrays of copies that they came in; set at once
         names = ["loss", "river", "hill"]
         if setting.average is not None:
             names += [f"average_{name}" for name in names]
         self.values = {name: np.empty((self.states.size, replicates)) for name in names}
         self.diverged_at = np.full(replicates, -1, dtype=np.int64)
+        self._lost_at = self.diverged_at.copy()
+
+    @property
+    def kept(self) -> int:
+        """Number of states."""
+        return self._collected[0]
 
     def collect(self, run: NumPyRun) -> None:
-        """Take in the copies that a run has made."""
-        copies = []
-        while run.copies:  # to which another thread may be adding
-            copies.append(run.copies.popleft())
-        if copies:
+        """Take in the copies that a run has made. Cut short by Ctrl-C, it can be called again."""
+        while copies := self._waiting(run):
             points = np.concatenate(copies)
-            rows = slice(self.kept, self.kept + len(points))
+            kept, taken = self._collected
+            rows = slice(kept, kept + len(points))
             split = self.setting.loss.split(points.transpose(0, 1, 3, 2))  # (states, points, replicates, dim)
             for values, name in zip(split, ("loss", "river", "hill"), strict=True):
                 self.values[name][rows] = values[:, 0]
                 if self.setting.average is not None:
                     self.values[f"average_{name}"][rows] = values[:, 1]
-            self.kept += len(points)
+            self._note_losses(rows)
+            self._collected = (rows.stop, taken + len(copies))
+            run.copies[taken : taken + len(copies)] = [_COLLECTED] * len(copies)
         self.made, self.lr = run.made, run.varying[:, 0]
-        self.diverged_at = run.diverged_at
+        seen = np.stack([run.diverged_at, self._lost_at])
+        self.diverged_at = np.where((seen >= 0).all(axis=0), seen.min(axis=0), seen.max(axis=0))
+
+    def _waiting(self, run: NumPyRun) -> list[FloatArray]:
+        """The arrays of copies to take in next, not too large together."""
+        size, found = 0, []
+        for copies in run.copies[self._collected[1] :]:  # to which another thread may be adding
+            found.append(copies)
+            size += copies.size
+            if size >= _NUMBERS_AT_ONCE:
+                break
+        return found
+
+    def _note_losses(self, rows: slice) -> None:
+        """Which replicates have a loss that is not finite at a recorded state: the run sees large coordinates only."""
+        lost = ~np.isfinite(self.values["loss"][rows])
+        first = np.where(lost.any(axis=0), self.states[rows][lost.argmax(axis=0)], -1)
+        self._lost_at = np.where(self._lost_at < 0, first, self._lost_at)
 
 
 def finished(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import fields
 from pathlib import Path
@@ -88,9 +89,11 @@ def simulate_command(
         str | None, _option("Loss", "One's own loss, e.g. '-c*x + h/2*y**2', instead of --loss.")
     ] = None,
     coordinates: Annotated[
-        str, _option("Loss", "Names of the coordinates of --loss-expr, river coordinates first.")
-    ] = "x,y",
-    river_dim: Annotated[int, _option("Loss", "Number of river coordinates of --loss-expr.")] = 1,
+        str | None, _option("Loss", "Coordinates of --loss-expr, river coordinates first; x,y if not given.")
+    ] = None,
+    river_dim: Annotated[
+        int | None, _option("Loss", "Number of river coordinates of --loss-expr; 1 if not given.")
+    ] = None,
     valley_floor: Annotated[
         list[str] | None, _option("Loss", "Valley floor of --loss-expr, e.g. 'y=sin(x)'; else found numerically.")
     ] = None,
@@ -136,17 +139,18 @@ def simulate_command(
     """
     if steps is None and "budgets" not in options:
         steps = DEFAULT_STEPS
-    own = {"coordinates": coordinates, "river_dim": river_dim, "floor": valley_floor}
-    valley = _loss(loss, loss_expr, slope, curvature, parse_pairs("--param", param), own)
-    if start is None and isinstance(valley, StraightRiver):
-        start = "0.25"
+    state_0 = _start(start)
+    own = {"--coordinates": coordinates, "--river-dim": river_dim, "--valley-floor": valley_floor}
+    valley = _loss(loss, loss_expr, slope, curvature, parse_pairs("--param", param), own, state_0)
+    if state_0 is None and isinstance(valley, StraightRiver):
+        state_0 = 0.25
     setting = Setting(
         loss=valley,
         schedule=make_schedule(decay, peak_lr=lr, steps=steps, **options),
         noise=_noise(noise, sigma, parse_pairs("--noise-param", noise_param)),
         optimizer=make_optimizer(optimizer, **parse_pairs("--optimizer-param", optimizer_param)),
         average=_average(average),
-        start=_start(start),
+        start=state_0,
         every=every,
     )
     check_size([setting], replicates)
@@ -154,11 +158,11 @@ def simulate_command(
         check_int("threads", threads, low=1)
     folder = store.new_run(out, name, default=f"toy-{decay}", source="toy", overwrite=overwrite)
     runs = f"{_count(replicates, 'replicate')} of {_count(setting.total, 'update')}"
-    say(f"{_described(setting)}; {runs}, seed {seed}; writing to {folder}")
-    for warning in (_no_river(valley), setting.instability() and f"{setting.instability()}: a long run diverges"):
-        if warning:
-            complain(warning)
     try:
+        say(f"{_described(setting)}; {runs}, seed {seed}; writing to {folder}")
+        for warning in (_no_river(setting), setting.instability() and f"{setting.instability()}: a long run diverges"):
+            if warning:
+                complain(warning)
         ds = _simulate(setting, replicates, seed, threads)
         _keep(ds, folder, overwrite)
     finally:
@@ -180,22 +184,34 @@ def _loss(
     curvature: str | None,
     parameters: dict[str, Any],
     own: dict[str, Any],
+    start: float | str | tuple[float, ...] | None,
 ) -> Loss:
     """The valley that the options describe; options that it does not take are refused."""
     if expression is not None:
         if name != StraightRiver.name:
             raise InputError(f"give either --loss or --loss-expr, got --loss {name} and --loss-expr {expression!r}")
         _refuse({"--slope": slope, "--curvature": curvature}, "--loss-expr")
-        floors = {k: str(v) for k, v in parse_pairs("--valley-floor", own["floor"]).items()}
-        names = [word.strip() for word in own["coordinates"].split(",")]
+        floors = {k: str(v) for k, v in parse_pairs("--valley-floor", own["--valley-floor"]).items()}
+        names = "x,y" if own["--coordinates"] is None else own["--coordinates"]
         return SymbolicLoss(
-            expression, coordinates=names, parameters=parameters, river_dim=own["river_dim"], floor=floors or None
+            expression,
+            coordinates=[word.strip() for word in names.split(",")],
+            parameters=parameters,
+            river_dim=1 if own["--river-dim"] is None else own["--river-dim"],
+            floor=floors or None,
+            start=start if isinstance(start, tuple) else None,
         )
-    _refuse({"--valley-floor": own["floor"]}, "--loss")
+    for flag, value in own.items():
+        if value is not None:
+            raise InputError(f"{flag} has no effect beside --loss {name}; it belongs to --loss-expr")
     if name == StraightRiver.name and not parameters:
-        hills = parse_numbers("--curvature", curvature or DEFAULT_HILLS)
+        hills = parse_numbers("--curvature", DEFAULT_HILLS if curvature is None else curvature)
         return StraightRiver(DEFAULT_SLOPE if slope is None else slope, hills)
     _refuse({"--slope": slope, "--curvature": curvature}, f"--loss {name} with --param")
+    takes = inspect.signature(pick("loss", name, LOSSES)).parameters
+    for option, value in parameters.items():  # one number, where there may be several
+        if isinstance(value, int | float) and option in takes and takes[option].annotation.startswith("tuple"):
+            parameters[option] = (value,)
     return make_loss(name, **parameters)
 
 
@@ -205,11 +221,17 @@ def _refuse(given: dict[str, Any], beside: str) -> None:
             raise InputError(f"{flag} has no effect beside {beside}; use --param NAME=VALUE for its numbers")
 
 
-def _no_river(loss: Loss) -> str:
-    """What is wrong with the valley at the floor below its start, or '' where there is a river."""
+def _no_river(setting: Setting) -> str:
+    """What is wrong with the valley at the floor below the start, or '' where there is a river."""
+    loss, start = setting.loss, setting.start_moments()[0]
     if isinstance(loss, StraightRiver):
         return ""
-    found = check_assumptions(loss, loss.floor(loss.start())[None])
+    try:
+        with np.errstate(all="ignore"):
+            found = check_assumptions(loss, loss.floor(start)[None])
+    except (InputError, np.linalg.LinAlgError):
+        place = ", ".join(f"{n} = {x:.4g}" for n, x in zip(loss.coordinates, start.tolist(), strict=True))
+        return f"no river below the start {place}: its floor point, or a derivative of the loss there, is not finite"
     if found.ok["eigengap"].all():
         return ""
     place = ", ".join(f"{n} = {x:.4g}" for n, x in zip(loss.coordinates, found.points[0].tolist(), strict=True))
@@ -228,7 +250,10 @@ def _noise(name: str, sigma: float | None, options: dict[str, Any]) -> Noise:
         options = {k: v for k, v in options.items() if k == "expression"} | {"parameters": tuple(numbers.items())}
         if "expression" not in options:
             raise InputError("the noise 'state-dependent' needs --noise-param 'expression=s*sqrt(1 + y**2)'")
+        options["expression"] = str(options["expression"])  # which may be a number
     if "sigma" in takes:
+        if sigma is not None and "sigma" in options:
+            raise InputError("give either --sigma or --noise-param sigma=..., got both")
         options.setdefault("sigma", 1.0 if sigma is None else sigma)
     elif sigma is not None:
         raise InputError(f"the noise {name!r} takes no --sigma; it takes: {', '.join(sorted(takes)) or 'no options'}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import LARGEST, check_int, check_number, check_options, pick
+from .._checks import LARGEST, check_int, check_number, check_options, make_plain, pick
 from .._registry import registrar
 from .._typing import FloatArray
 from ..errors import InputError
@@ -53,6 +53,7 @@ class StraightRiver(Loss):
             raise InputError(f"curvatures must be a tuple of at least one number > 0, got {self.curvatures!r}")
         for h in self.curvatures:
             check_number("curvatures", h, low=0.0, high=LARGEST, open_low=True, what="of the hill directions")
+        make_plain(self)
         # What the gradient needs, once; not fields, so equality and to_dict ignore them.
         object.__setattr__(self, "_diagonal", np.array([0.0, *self.curvatures], dtype=np.float64))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -41,6 +41,8 @@ class Noise(ABC):
     """
 
     name: ClassVar[str]
+    squares: ClassVar[int] = 0
+    """Arrays of (dim, dim) for each replicate that `shape_rows` takes."""
 
     def draw(self, rng: np.random.Generator, out: FloatArray) -> None:
         """Fill `out` with independent draws of mean 0 and variance 1."""
@@ -68,13 +70,16 @@ def make_noise(name: str, **options: Any) -> Noise:
     """Build a registered model of the noise from plain values.
 
     Raises:
-        InputError: an unknown name, an option that the model does not take, or a value out of range.
+        InputError: an unknown name, an option that the model does not take or lacks, or a value out of range.
 
     >>> make_noise("student-t", sigma=0.5, freedom=5.0)
     StudentT(sigma=0.5, freedom=5.0)
     """
     cls = pick("noise", name, NOISES)
     check_options(f"noise {name!r}", options, [f.name for f in fields(cls)])
+    missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in options]
+    if missing:
+        raise InputError(f"noise {name!r} needs a value for {' and '.join(missing)}")
     return cls(**{k: _tupled(v) for k, v in options.items()})
 
 
@@ -125,6 +130,7 @@ class Anisotropic(Noise):
             raise InputError(f"sigmas must be a tuple of numbers, one for each coordinate, got {self.sigmas!r}")
         for sigma in self.sigmas:
             check_sigma(sigma)
+        make_plain(self)
 
     def scales(self, loss: Loss) -> FloatArray:
         if len(self.sigmas) != loss.dim:
@@ -156,6 +162,7 @@ class Fisher(Noise):
     Where the Hessian has negative eigenvalues, which no covariance has, they count as 0.
     """
 
+    squares = 3
     batch: int = 1
 
     def __post_init__(self) -> None:
@@ -187,19 +194,25 @@ class StateDependent(Noise):
         parameters: pairs (name, value) of every other name in it.
 
     Raises:
-        InputError: an expression that cannot be read, or, when it meets a loss, names that are bound to nothing.
+        InputError: an expression that cannot be read, or, when it meets a loss, names that are bound to nothing or
+            parameters that do not appear.
     """
 
     expression: str
     parameters: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.parameters, tuple) or not all(len(pair) == 2 for pair in self.parameters):
+        pairs = self.parameters if isinstance(self.parameters, tuple) else (None,)
+        if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
             raise InputError(f"parameters must be pairs such as (('s', 0.5),), got {self.parameters!r}")
         checked = tuple(
             (check_name("parameter", name), check_number(f"parameter {name!r}", value, low=-LARGEST, high=LARGEST))
             for name, value in self.parameters
         )
+        names = [name for name, _ in checked]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"parameter {name!r} is given twice")
         object.__setattr__(self, "parameters", checked)
 
     def scales(self, loss: Loss) -> None:
@@ -224,4 +237,8 @@ def _amplitude(expression: str, coordinates: tuple[str, ...], parameters: tuple[
     states = [sp.Symbol(f"w{i}") for i in range(len(coordinates))]
     numbers = [sp.Symbol(f"p{i}") for i in range(len(parameters))]
     bound = dict(zip((*coordinates, *parameters), (*states, *numbers), strict=True))
-    return rows_function([parse(expression, bound, "the noise")], states, numbers)
+    found = parse(expression, bound, "the noise")
+    unused = [name for name, symbol in zip(parameters, numbers, strict=True) if symbol not in found.free_symbols]
+    if unused:
+        raise InputError(f"the noise {expression!r} does not depend on the parameter {unused[0]!r}; leave it out")
+    return rows_function([found], states, numbers)

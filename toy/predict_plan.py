@@ -204,12 +204,12 @@ def wsds_against_wsd(p: Parameters, lab: Lab) -> list[Outcome]:
         valley, plans, sigma=p["sigma"], start="stationary", replicates=lab.samples(300), every=plans[0].total
     )
     area, out = theory_decay.shape_area(Inverse(floor=RATIO)), []
-    for name, plan, run, kept in (("total", plans[0], runs[0], area), ("path", plans[1], runs[1], area - 1.0)):
+    for name, plan, run in (("total", plans[0], runs[0]), ("path", plans[1], runs[1])):
         ends = [stop for _, stop in plan.windows("cooldown")]
         for k in (0, 1, 2):
             mine, other = run.sel(eval_step=ends[k]), runs[2 + k].isel(eval_step=-1)
             earlier = 0.1 * sum(budgets[:k])
-            expected = -(slope**2) * lr * kept * earlier
+            expected = -theory_runs.wsds_gain(round(earlier), slope, lr, area, same_trunk=name == "total")
             river = mean_and_error(mine["river"].values - other["river"].values)
             hill = mean_and_error(mine["hill"].values - other["hill"].values)
             what = f"loss of WSD-S minus WSD at equal {name}, checkpoint {k + 1}"

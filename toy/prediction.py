@@ -1,7 +1,7 @@
 """Predictions as objects: a statement, where it holds, how it is measured, and a verdict whose rule was fixed before.
 
-A measurement returns outcomes: in each, a number that the theory gives in closed form, and the same number found without
-that closed form, by simulation (with its standard error) or by other numerics (with an allowance). The rules:
+A measurement returns outcomes: in each, a number that the theory gives in closed form, and the same number found
+without that closed form, by simulation (with its standard error) or by other numerics (with an allowance). The rules:
 
 * "=": |measured - theory| <= LIMIT errors + allowance. An allowance is there where the theory speaks of leading order
   or of a limit; it is the size of what was left out, said in `because`, and known before anything is measured.

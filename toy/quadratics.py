@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import LARGEST, check_int, check_number, make_plain, plain
+from .._checks import LARGEST, check_int, check_number, make_plain
 from .._typing import FloatArray
 from ..errors import InputError
 from ._loss import Kernel, Loss
@@ -47,7 +47,7 @@ class Quadratic(Loss):
 
     def _along(self, w: FloatArray) -> FloatArray:
         """z = Q^T w; (..., dim) -> (..., dim)."""
-        return np.sum(np.asarray(w)[..., :, None] * self.axes, axis=-2)
+        return _combine(np.asarray(w), self.axes)
 
     def _terms(self, w: FloatArray) -> FloatArray:
         z = self._along(w)
@@ -70,8 +70,7 @@ class Quadratic(Loss):
     def floor(self, w: FloatArray) -> FloatArray:
         """The projection on the span of the river's directions; (..., dim) -> (..., dim)."""
         k = self.river_dim
-        floor: FloatArray = np.sum(self._along(w)[..., None, :k] * self.axes[:, :k], axis=-1)
-        return floor
+        return _combine(self._along(w)[..., :k], self.axes[:, :k].T)
 
     def gradient_rows(self, w: FloatArray, out: FloatArray) -> None:
         """b + A w of each column of `w`, written to `out`; both (dim, replicates)."""
@@ -126,6 +125,7 @@ class PlaneRiver(Quadratic):
     def __post_init__(self) -> None:
         _check_many(self, "river_slopes", "fall of the loss along a river direction", open_low=False)
         _check_many(self, "curvatures", "of the hill directions", open_low=True)
+        make_plain(self)
 
     @property
     def coordinates(self) -> tuple[str, ...]:
@@ -217,6 +217,14 @@ class RotatedQuadratic(Quadratic):
         return axes
 
 
+def _combine(w: FloatArray, rows: FloatArray) -> FloatArray:
+    """sum_i w_i rows[i], term by term, which takes no array of all of them; (..., n), (n, m) -> (..., m)."""
+    total = np.zeros((*np.shape(w)[:-1], rows.shape[1]))
+    for i, row in enumerate(rows):
+        total += w[..., i, None] * row
+    return total
+
+
 def _orthogonal(draws: FloatArray) -> FloatArray:
     """Gram-Schmidt on the columns, twice for accuracy, by plain sums: the same bits with any linear-algebra library."""
     axes = draws.copy()
@@ -229,7 +237,7 @@ def _orthogonal(draws: FloatArray) -> FloatArray:
 
 
 def _check_many(frozen: Any, name: str, what: str, *, open_low: bool) -> None:
-    """A tuple field of at least one number above (or from) zero, made plain.
+    """A tuple field of at least one number above (or from) zero.
 
     Raises:
         InputError: not such a tuple.
@@ -239,4 +247,3 @@ def _check_many(frozen: Any, name: str, what: str, *, open_low: bool) -> None:
         raise InputError(f"{name} must be a tuple of at least one number, got {values!r}")
     for value in values:
         check_number(name, value, low=0.0, high=LARGEST, open_low=open_low, what=what)
-    object.__setattr__(frozen, name, tuple(plain(value) for value in values))

@@ -26,6 +26,8 @@ from .optimizers import SGD, Average, Optimizer
 STATIONARY = "stationary"
 DEFAULT_STATES = 400
 
+_NEEDED = ("loss", "schedule", "optimizer")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -61,6 +63,12 @@ class Setting:
     def __post_init__(self) -> None:
         if (self.sigma is None) == (self.noise is None):
             raise InputError("give either sigma, for isotropic noise, or noise, a model of it")
+        for name, kind, maker in (
+            ("loss", Loss, "make_loss"), ("schedule", Schedule, "make_schedule"), ("noise", Noise, "make_noise"),
+            ("optimizer", Optimizer, "make_optimizer"), ("average", Average, "TailAverage or EMAAverage"),
+        ):  # fmt: skip
+            if not isinstance(given := getattr(self, name), kind) and (given is not None or name in _NEEDED):
+                raise InputError(f"{name} must be what {maker} makes, got {given!r}")
         if self.every is not None:
             check_steps("every", self.every, low=1, what="updates between recorded states")
         self.model.scales(self.loss)  # refuses noise that does not fit
@@ -69,7 +77,7 @@ class Setting:
         self._check_start()
 
     def _check_start(self) -> None:
-        if self.start == STATIONARY:
+        if self._stationary:
             if not (isinstance(self.loss, StraightRiver) and isinstance(self.optimizer, SGD)):
                 raise InputError(
                     f"a {STATIONARY} start is known for SGD on a straight river only; give a number as start"
@@ -88,6 +96,10 @@ class Setting:
             check_number(
                 "start", self.start, low=-LARGEST, high=LARGEST, what=f"of the hill coordinates, or {STATIONARY!r}"
             )
+
+    @property
+    def _stationary(self) -> bool:
+        return isinstance(self.start, str) and self.start == STATIONARY  # an array would be compared one by one
 
     @property
     def model(self) -> Noise:
@@ -159,7 +171,7 @@ class Setting:
 
     def config(self) -> dict[str, Any]:
         """A JSON-ready description."""
-        start: Any = list(self.start) if isinstance(self.start, tuple) else self.start
+        start: Any = [float(x) for x in self.start] if isinstance(self.start, tuple) else self.start
         return {
             "loss": self.loss.to_dict(),
             "schedule": self.schedule.to_dict(),
@@ -167,5 +179,5 @@ class Setting:
             "optimizer": self.optimizer.to_dict(),
             "average": None if self.average is None else self.average.to_dict(),
             "start": float(start) if isinstance(start, int | float | np.number) else start,
-            "every": self.spacing,
+            "every": int(self.spacing),
         }

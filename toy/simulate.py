@@ -30,7 +30,8 @@ MOST_MEMORY = 8 * 2**30
 # and the exact moments, of which the dataset keeps 17 bytes. A coordinate: state, gradient, noise and what is between.
 _BYTES_OF_STATE, _BYTES_OF_UPDATE, _BYTES_OF_COORDINATE = 50, 60, 56
 
-# Blocks of each thread between two looks at the progress: some milliseconds.
+# Blocks of each thread between two looks at the progress, some milliseconds; one where blocks are single updates, which
+# are that long, and whose copies are large.
 _BLOCKS = 8
 
 # Work beyond which compiled code is worth loading: seconds of NumPy at so many updates and coordinates a second.
@@ -78,7 +79,7 @@ def simulate(
         rng: the only source of randomness; its seed is recorded: pass a fresh ``np.random.default_rng(seed)``. With
             fewer than 16 replicates it is used as if ``rng.standard_normal((dim, R))`` were called once per update
             (and once, for the hill coordinates, before them for a stationary start); with more, it spawns 16 streams,
-            which take turns in doing so for a block of updates of about 131,072 normals.
+            which take turns in doing so for a block of updates of about 262,144 normals.
         sigma: standard deviation of isotropic gradient noise in each coordinate, or
         noise: any model of the noise (`riverval.toy.make_noise`), instead.
         optimizer: as `riverval.toy.make_optimizer` makes; SGD if not given.
@@ -96,9 +97,11 @@ def simulate(
         A Dataset in the schema, source "toy": loss, river, hill (replicate, eval_step), and average_loss,
         average_river, average_hill where there is an average; lr and phase (step) of every update made; diverged and
         diverged_at (replicate); for the straight river curvature (mode). Where they are known (straight river, noise
-        that does not depend on the state; SGD, or runs of momentum and Schedule-Free of up to 20,000 updates) the
+        that does not depend on the state; SGD from x = 0 with the same noise in every coordinate, or up to 20,000
+        updates of SGD, momentum or Schedule-Free, and of averages) the
         exact_* expectations and, for Gaussian noise, standard deviations (eval_step). attrs["status"] is complete,
-        diverged (any replicate) or interrupted.
+        diverged (any replicate) or interrupted. A loss that is not finite is noticed after the update where a
+        coordinate is beyond 1e50, and at recorded states.
 
     Raises:
         InputError: a value out of range, a noise or backend that does not fit, or a run that needs more than
@@ -147,6 +150,8 @@ def simulate_many(
     Warns:
         UnstableWarning: as `simulate`.
     """
+    if isinstance(schedules, Schedule):
+        raise InputError("schedules must be a list of them; for a single one there is simulate")
     optimizers = _one_each(optimizer, len(schedules))
     settings = [
         Setting(
@@ -180,8 +185,8 @@ def run_settings(
     check_size(settings, replicates)
     if threads is not None:
         check_int("threads", threads, low=1)
+    seeds = _seeds(rng)
     compiled = _compiled(backend, settings, replicates)
-    seeds: Any = rng.bit_generator.seed_seq
     origin = {"bit_generator": type(rng.bit_generator).__name__, **seed_of(seeds)}
     records = [Record(setting, replicates) for setting in settings]
     interrupted = False
@@ -193,6 +198,16 @@ def run_settings(
             interrupted = True
             _collect(ensemble, records)
     return [finished(s, r, origin, replicates, interrupted) for s, r in zip(settings, records, strict=True)]
+
+
+def _seeds(rng: np.random.Generator) -> Any:
+    """The seed sequence of a generator."""
+    if not isinstance(rng, np.random.Generator):
+        raise InputError(f"rng must be a generator such as np.random.default_rng(0), got {rng!r}")
+    seeds: Any = rng.bit_generator.seed_seq
+    if not isinstance(seeds, np.random.SeedSequence):
+        raise InputError("rng must be made from a seed, as np.random.default_rng(0) is, so that it can be recorded")
+    return seeds
 
 
 def _cores() -> int:
@@ -213,6 +228,8 @@ def check_size(settings: Sequence[Setting], replicates: int) -> None:
         states += count
         of_state = _BYTES_OF_STATE * (1 + extra)
         of_coordinate = _BYTES_OF_COORDINATE + 24 * (setting.optimizer.states + extra)
+        if setting.model.scales(setting.loss) is None:
+            of_coordinate += 8 * setting.loss.dim * setting.model.squares
         of_update = _BYTES_OF_UPDATE + 8 * (setting.optimizer.counts()[0] - 1 + extra)
         need += replicates * (of_state * count + of_coordinate * setting.loss.dim) + of_update * setting.total
     if need > MOST_MEMORY:
@@ -226,9 +243,10 @@ def check_size(settings: Sequence[Setting], replicates: int) -> None:
 def _run(ensemble: Ensemble, records: Sequence[Record], threads: int, progress: Progress | None) -> None:
     """Make all updates, some blocks at a time; nothing grows but what is recorded."""
     first, threads = records[0], min(threads, ensemble.most_threads)
+    at_once = threads * (_BLOCKS if ensemble.block > 1 else 1)
     with _starter(threads) as start:
-        for b in range(0, ensemble.blocks, _BLOCKS * threads):
-            wait = start(ensemble.advance, range(b, min(b + _BLOCKS * threads, ensemble.blocks)))
+        for b in range(0, ensemble.blocks, at_once):
+            wait = start(ensemble.advance, range(b, min(b + at_once, ensemble.blocks)))
             _collect(ensemble, records)  # while threads are at work
             wait()
             if progress is not None:
@@ -281,6 +299,8 @@ def _one_each(optimizer: Optimizer | Sequence[Optimizer] | None, runs: int) -> l
         raise InputError("there is nothing to run: schedules is empty, give at least one")
     if optimizer is None or isinstance(optimizer, Optimizer):
         return [optimizer or SGD()] * runs
+    if isinstance(optimizer, str):
+        raise InputError(f"optimizer must be what make_optimizer makes, got {optimizer!r}")
     if len(optimizer) != runs:
         raise InputError(f"optimizer must be one for all or one for each of the {runs} schedules, got {len(optimizer)}")
     return list(optimizer)

@@ -158,6 +158,11 @@ class Study:
         return ds.assign_attrs(provenance(f"study {self.name}: {self.summary}", config=config, seed=origin["entropy"]))
 
 
+def number_of(at: xr.Dataset, quantity: str, found: str, error: str, expected: str, *, exact: bool = True) -> Number:
+    """A number from three stored ones, at a place where they are scalars."""
+    return Number(quantity, float(at[found]), float(at[error]), float(at[expected]), exact)
+
+
 def mean_error(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Mean over replicates and its standard error; (replicates, ...) -> (...) twice."""
     return values.mean(axis=0), values.std(axis=0, ddof=1) / math.sqrt(len(values))

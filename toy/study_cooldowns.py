@@ -13,6 +13,7 @@ import xarray as xr
 from .._checks import check_int, check_number
 from .._typing import FloatArray
 from ..errors import InputError
+from ..schedules import Schedule
 from ..shapes import SHAPES, Linear, Shape, make_shape
 from ..theory import stationary_hill
 from ..theory_decay import crossing, exact_hill_ratio, hill_ratio
@@ -22,7 +23,7 @@ from .losses import StraightRiver
 from .noise import Anisotropic
 from .predict_decay import cooldown
 from .setting import STATIONARY
-from .study import Bench, Number, Study, StudySetting, mean_error, toy_dataset
+from .study import Bench, Number, Study, StudySetting, mean_error, number_of, toy_dataset
 from .valleys import PowerLawRiver, QuarticWalls
 
 OPTIMAL = "optimal"
@@ -144,8 +145,8 @@ def shapes_numbers(ds: xr.Dataset) -> list[Number]:
     for floor in ds["floor"].values:
         for name in shapes_to(float(floor)):
             one = at.sel(floor=floor, decay=name)
-            told = tuple(float(one[v]) for v in ("hill_ratio", "hill_ratio_error", "exact_hill_ratio"))
-            out.append(Number(f"H_T / H at x = {x:g}, {name} to {floor:g}", *told))
+            told = f"H_T / H at x = {x:g}, {name} to {floor:g}"
+            out.append(number_of(one, told, "hill_ratio", "hill_ratio_error", "exact_hill_ratio"))
     return out
 
 
@@ -213,12 +214,12 @@ class FractionSetting(StudySetting):
 
     def best(self, river: str, total: int) -> float:
         """The best fraction for the optimal decay by theory."""
-        valley = {"lr": self.lr, "curvature": self.curvature, "sigma": self.sigma}
+        lr, h, sigma = self.lr, self.curvature, self.sigma
         if river == RIVERS[0]:
-            return cooldown_length(self.slope, **valley) / total
-        return power_river_length(total, scale=1.0, exponent=self.exponent, **valley) / total
+            return cooldown_length(self.slope, lr, h, sigma) / total
+        return power_river_length(total, scale=1.0, exponent=self.exponent, lr=lr, curvature=h, sigma=sigma) / total
 
-    def rates(self, decay: str, fraction: float, total: int) -> Any:
+    def rates(self, decay: str, fraction: float, total: int) -> Schedule:
         """The schedule that cools down over that fraction of the run."""
         n = max(round(fraction * total), 2)
         return cooldown(DECAYS[decay], self.lr, self.curvature, n, stable=total - n)
@@ -277,9 +278,9 @@ def fraction_numbers(ds: xr.Dataset) -> list[Number]:
         out.append(Number(f"best fraction, {valley}", math.nan, math.nan, float(at["best_fraction"]), exact=False))
         for f in ds["probe_fraction"].values:
             if f in TOLD:
-                found, theory = at.sel(probe_fraction=f), at.sel(fraction=f, decay=OPTIMAL)
-                told = float(found["excess"]), float(found["excess_error"]), float(theory["expected_excess"])
-                out.append(Number(f"part of the gain lost at {f:.0%}, {valley}", *told, exact=RIVERS[0] in str(valley)))
+                one = at.sel(probe_fraction=f, fraction=f, decay=OPTIMAL)
+                told, exact = f"part of the gain lost at {f:.0%}, {valley}", RIVERS[0] in str(valley)
+                out.append(number_of(one, told, "excess", "excess_error", "expected_excess", exact=exact))
     return out
 
 

@@ -21,7 +21,7 @@ from .bigram_run import train_with_continuation
 from .losses import StraightRiver
 from .optimizers import TailAverage
 from .predict_decay import cooldown
-from .study import Bench, Number, Study, StudySetting, mean_error, toy_dataset
+from .study import Bench, Number, Study, StudySetting, mean_error, number_of, toy_dataset
 from .valleys import CircleRiver
 
 # --- averaging -------------------------------------------------------------------------------------------------------
@@ -105,8 +105,8 @@ def averaging_numbers(ds: xr.Dataset) -> list[Number]:
         for length in ds["length"].values[[0, -1]]:
             for ending in ENDINGS[1:]:
                 at = ds.sel(valley=valley, ending=ending, length=length)
-                told = tuple(float(at[n]) for n in ("final_hill", "final_hill_error", "expected_final_hill"))
-                out.append(Number(f"hill loss, {ending} over {length}, {valley}", *told, exact=valley == VALLEYS[0]))
+                told, exact = f"hill loss, {ending} over {length}, {valley}", valley == VALLEYS[0]
+                out.append(number_of(at, told, "final_hill", "final_hill_error", "expected_final_hill", exact=exact))
     return out
 
 

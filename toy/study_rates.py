@@ -20,7 +20,7 @@ from .noise import Anisotropic
 from .predict_decay import cooldown
 from .prediction import ratio_and_error
 from .setting import STATIONARY
-from .study import Bench, Number, Study, StudySetting, mean_error, toy_dataset
+from .study import Bench, Number, Study, StudySetting, mean_error, number_of, toy_dataset
 from .valleys import SharpeningValley
 
 
@@ -105,14 +105,14 @@ def crossing_numbers(ds: xr.Dataset) -> list[Number]:
     for total in ds["total"].values[[0, -1]]:
         for rate in (low, high):
             at = ds.sel(rate=rate, total=total)
-            values = (float(at[n]) for n in ("final_loss", "final_loss_error", "expected_final_loss"))
-            out.append(Number(f"loss after a cooldown, rate {rate:g}, T = {total}", *values))
+            told = f"loss after a cooldown, rate {rate:g}, T = {total}"
+            out.append(number_of(at, told, "final_loss", "final_loss_error", "expected_final_loss"))
     return out
 
 
 CROSSING = Study(
     name="crossing",
-    summary="loss curves of constant rates cross at one time; after a cooldown the larger rate is ahead at every time",
+    summary="curves of constant rates cross at one time; after a long cooldown the larger rate is ahead before it, too",
     source="derived in the setting of arXiv:2410.05192",
     setting=CrossingSetting,
     parts=lambda s: 2,
@@ -210,8 +210,8 @@ def sharpening_numbers(ds: xr.Dataset) -> list[Number]:
     out = [Number("fastest of the simulated rates", simulated, math.nan, fastest, exact=False)]
     for rate in ds["rate"].values:
         at = ds.sel(rate=rate)
-        told = float(at["speed"]), float(at["speed_error"]), float(at["expected_speed"])
-        out.append(Number(f"progress in one update at {rate / fastest:g} times the fastest rate", *told, exact=False))
+        told = f"progress in one update at {rate / fastest:g} times the fastest rate"
+        out.append(number_of(at, told, "speed", "speed_error", "expected_speed", exact=False))
     return out
 
 

@@ -23,7 +23,7 @@ from ..theory_runs import family_updates, wsd_family
 from .losses import StraightRiver
 from .prediction import mean_and_error
 from .setting import STATIONARY
-from .study import Bench, Number, Study, StudySetting, mean_error, on_common_states, toy_dataset
+from .study import Bench, Number, Study, StudySetting, mean_error, number_of, on_common_states, toy_dataset
 
 FAMILIES = ("WSD", "WSD-S", "cyclic cosine", "cosine")
 ACCOUNTINGS = {"total compute": "trunk", "path length": "budget"}
@@ -75,11 +75,11 @@ class SchedulesSetting(StudySetting):
         lr, shape = self.lr, Inverse(floor=self.floor)
         of = ACCOUNTINGS[accounting]
         total = WSDS.total_of(self.budgets, self.cooldown, of)
-        plan = {"peak_lr": lr, "steps": total, "shape": shape, "cooldown": self.cooldown}
-        wsds = WSDS(budgets=self.budgets, cooldown_of=of, **plan)
+        part = self.cooldown
+        wsds = WSDS(peak_lr=lr, steps=total, budgets=self.budgets, cooldown=part, cooldown_of=of, shape=shape)
         ends = tuple(ends_of(wsds))
         return {
-            "WSD": list(wsd_family(lr, self.budgets, cooldown=self.cooldown, shape=shape)),
+            "WSD": list(wsd_family(lr, self.budgets, cooldown=part, shape=shape)),
             "WSD-S": [wsds],
             "cyclic cosine": [CyclicCosine(peak_lr=lr, steps=total, budgets=ends, floor=self.floor)],
             "cosine": [CosineSchedule(peak_lr=lr, steps=b, floor=self.floor) for b in self.budgets],
@@ -151,7 +151,7 @@ def numbers(ds: xr.Dataset) -> list[Number]:
                 at = ds.sel(accounting=accounting, family=family, checkpoint=k)
                 if float(at["gap_error"]) > 0:
                     told = f"{family} minus WSD, equal {accounting}, checkpoint {k}"
-                    out.append(Number(told, float(at["gap"]), float(at["gap_error"]), float(at["expected_gap"])))
+                    out.append(number_of(at, told, "gap", "gap_error", "expected_gap"))
     return out
 
 

@@ -16,7 +16,8 @@ from ._engine import Ensemble
 from .noise import Anisotropic
 from .river import river_flow
 from .setting import Setting
-from .study import Bench, Number, Study, StudySetting, mean_error, toy_dataset
+from .simulate import check_size
+from .study import Bench, Number, Study, StudySetting, mean_error, number_of, toy_dataset
 from .valleys import BentRiver
 
 MARGIN = 0.9
@@ -64,6 +65,7 @@ def measure(s: ValleySetting, bench: Bench) -> xr.Dataset:
     loss, plan = s.loss, WSD(peak_lr=s.lr, steps=s.steps, cooldown=s.cooldown)
     start = (0.0, s.height)
     setting = Setting(loss=loss, schedule=plan, noise=Anisotropic((s.sigma_along, s.sigma)), start=start, every=1)
+    check_size([setting], s.replicates)
     rng, progress = bench.part(s.steps)
     ensemble = Ensemble([setting], s.replicates, rng, compiled=False)
     for block in range(ensemble.blocks):
@@ -131,8 +133,8 @@ def numbers(ds: xr.Dataset) -> list[Number]:
     for when, state in (("before", first), ("after", -1)):
         for name in ("river", "hill"):
             at = ds.isel(eval_step=state)
-            found, error, expected = (float(at[n]) for n in (f"mean_{name}", f"mean_{name}_error", f"expected_{name}"))
-            out.append(Number(f"{name} loss {when} the cooldown", found, error, expected, exact=False))
+            stored = (f"mean_{name}", f"mean_{name}_error", f"expected_{name}")
+            out.append(number_of(at, f"{name} loss {when} the cooldown", *stored, exact=False))
     fall = float(ds["path_loss"][first] - ds["path_loss"][-1])
     out.append(Number("fall of the drawn run in the cooldown", fall, math.nan, math.nan))
     return out

@@ -278,7 +278,7 @@ COOLING = make_schedule("wsd", peak_lr=0.1, steps=5000, cooldown=0.2, shape="inv
 def cooled():
     """The ladder trained with a cooldown to a tenth and without one, on the same batches."""
     model = LogitTable(make_language("ladder"))
-    return run(model, COOLING, how=train_with_continuation, replicates=512, every=100)
+    return run(model, COOLING, how=train_with_continuation, replicates=256, every=100)
 
 
 def test_uncertain_contexts_fall_by_the_factor_of_the_decay(cooled):
@@ -288,7 +288,7 @@ def test_uncertain_contexts_fall_by_the_factor_of_the_decay(cooled):
     assert after[3] == pytest.approx(0.0096, abs=1e-4)  # from .0221: what was measured for the theory
     mean, error = mean_and_error(cooled["context_excess"].values[:, :, -1])
     assert np.all(np.abs(mean - after)[1:] < 0.03 * after[1:] + 3 * error[1:])
-    assert np.all(error[1:] < 0.04 * after[1:])
+    assert np.all(error[1:] < 0.06 * after[1:])
     assert factor[3] == pytest.approx(0.434, abs=0.005)
 
 
