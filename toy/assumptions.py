@@ -3,10 +3,11 @@ r"""Whether a loss is a river valley in the sense of arXiv:2410.05192, in number
 At a state with Hessian eigenvalues lambda in ascending order, the first k along the river, gamma = lambda_{k+1} the
 smallest across it, and the eigenvectors v,
 
-- eigengap = gamma / max |lambda_1..k|, at least 4;
-- flatness = max |lambda_1..k|, at most a fourth of the smallest gamma of all states: eigengap with one bound for all;
-- alignment = |P_flat grad|^2 / |grad|^2, the cos^2 of the angle between gradient and v_1 where k = 1: 1 on the river;
-- spinning = |d v_1 / d s| |grad| / gamma, s the length along the river; for k > 1 the norm of the turning of the flat
+- eigengap = gamma / (largest size of lambda_1 to lambda_k), at least 4;
+- flatness = largest size of lambda_1 to lambda_k, at most a fourth of the smallest gamma of all states: eigengap with
+  one bound for all;
+- alignment = `|P_flat grad|^2 / |grad|^2`, the cos^2 of the angle between gradient and v_1 where k = 1: 1 on the river;
+- spinning = `|d v_1 / d s| |grad| / gamma`, s the length along the river; for k > 1 the norm of the turning of the flat
   subspace as the state moves along the gradient's flat part. Small where the river is tracked.
 
 The factor 4 is the paper's; the limits of alignment and spinning, of which it says near 1 and small, are chosen here.
@@ -34,7 +35,7 @@ class Limits:
     Args:
         eigengap: least ratio of the curvature across the river to that along it.
         alignment: least share of the squared gradient that is along the river, in [0, 1].
-        spinning: largest turning of the flat directions, relative to gamma / |grad|.
+        spinning: largest turning of the flat directions, relative to gamma over the norm of the gradient.
 
     Raises:
         InputError: a number outside its range.

@@ -27,7 +27,7 @@ register_optimizer = registrar(OPTIMIZERS)
 class Optimizer:
     """What the simulation needs to know of an optimizer; its fields are its constants, in the order of the rule.
 
-    `rule(w, g, *states, *coefficients, *constants)` returns (w, *states), with as many states as `states` says.
+    ``rule(w, g, *states, *coefficients, *constants)`` returns w and its states, as many as `states` says.
     """
 
     name: ClassVar[str]

@@ -81,9 +81,9 @@ def table_as_stated(p: Parameters, lab: Lab) -> list[Outcome]:
 
 @predicts(
     "P-DECAY.2d",
-    statement="first evaluation of the same table at x = 1000, and of the crossing of inverse and cosine at x = 227",
+    statement="an earlier evaluation of that table at x = 1000, and of the crossing of inverse and cosine at x = 227",
     formula="0.107 0.103 0.105 0.104 0.103 0.112; 227",
-    source="a first numerical evaluation, superseded by the quadrature of P-DECAY.2",
+    source="an earlier evaluation, superseded by the quadrature of P-DECAY.2",
     validity="never: the recursion gives 0.1043 0.1001 0.1022 0.1012 0.1005 0.1083 and 225",
     must_fail=True,
 )

@@ -3,8 +3,8 @@
 A measurement returns outcomes: in each, a number that the theory gives in closed form, and the same number found
 without that closed form, by simulation (with its standard error) or by other numerics (with an allowance). The rules:
 
-* "=": |measured - theory| <= LIMIT errors + allowance. An allowance is there where the theory speaks of leading order
-  or of a limit; it is the size of what was left out, said in `because`, and known before anything is measured.
+* "=": measured and theory differ by at most LIMIT errors + allowance. An allowance is there where the theory speaks of
+  leading order or of a limit; it is the size of what was left out, said in `because`, and known beforehand.
 * ">" and "<": beyond the theory by more than LIMIT errors; within them nothing is decided.
 * ">=" and "<=": a bound; not crossed by more than LIMIT errors + allowance.
 

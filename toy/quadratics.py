@@ -25,15 +25,15 @@ class Quadratic(Loss):
 
     @abstractmethod
     def slopes(self) -> FloatArray:
-        """c, (dim,): fall of the loss along each direction, 0 across the river."""
+        """Fall c of the loss along each direction, 0 across the river; (dim,)."""
 
     @abstractmethod
     def spectrum(self) -> FloatArray:
-        """h, (dim,): curvature along each direction."""
+        """Curvature h along each direction; (dim,)."""
 
     @cached_property
     def axes(self) -> FloatArray:
-        """Q, (dim, dim): column i is direction i."""
+        """The matrix Q whose column i is direction i; (dim, dim)."""
         return np.eye(self.dim)
 
     @cached_property
@@ -207,7 +207,7 @@ class RotatedQuadratic(Quadratic):
 
     @cached_property
     def axes(self) -> FloatArray:
-        """Q, (dim, dim): column 0 is along the river."""
+        """The matrix Q whose column 0 is along the river; (dim, dim)."""
         if self.seed is not None:
             return _orthogonal(np.random.default_rng(self.seed).standard_normal((self.dim, self.dim)))
         axes = np.eye(self.dim)
