@@ -148,6 +148,8 @@ def _try_out(session: nox.Session, wheel: Path, home: Path) -> None:
     session.log(riverval("--version").strip())
     riverval("--help")
     riverval("toy", "simulate", "--replicates", "16", "--steps", "300")
+    riverval("toy", "check", "--only", "P-HILL.1")
+    riverval("toy", "study")
     riverval("schedule", "show", "--decay", "wsd-s", "--steps", "100")
     advice = "pip install 'riverval[real]'"
     said = riverval("real", "run", "--arch", "cnn", exit_code=1)  # torch comes with the extra

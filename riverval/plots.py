@@ -91,7 +91,8 @@ def toy_run(ds: xr.Dataset) -> Figure:
         hill.set_yscale("log")
     hill.set(ylabel="hill loss")
     for axis in (loss, hill):
-        axis.legend(frameon=False, fontsize=8)
+        if axis.get_legend_handles_labels()[0]:  # none where all is nan
+            axis.legend(frameon=False, fontsize=8)
     _rate(rate, ds)
     return figure
 

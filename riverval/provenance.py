@@ -22,6 +22,8 @@ _PACKAGES = (
     "scipy",
     "xarray",
     "netcdf4",
+    "numba",
+    "sympy",
     "torch",
     "torchvision",
     "transformers",

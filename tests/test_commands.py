@@ -17,6 +17,8 @@ from riverval.shapes import SHAPES
 
 from .made import WSD, valley
 
+TOY = ("simulate", "bigram", "check", "study")
+
 Capture = pytest.CaptureFixture[str]
 
 
@@ -39,7 +41,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("command", ["", *cli.COMMANDS, "toy simulate", "real run", "schedule show"])
+@pytest.mark.parametrize("command", ["", *cli.COMMANDS, *(f"toy {name}" for name in TOY), "real run", "schedule show"])
 def test_every_command_has_help(command: str, capsys: Capture) -> None:
     assert run([*command.split(), "--help"]) == 0
     shown = capsys.readouterr().out

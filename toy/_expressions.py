@@ -54,6 +54,8 @@ def parse(text: Any, symbols: Mapping[str, Any], what: str = "the expression") -
     if len(text) > _LONGEST:
         raise InputError(f"{what} has {len(text)} characters, more than the {_LONGEST} that are read")
     reader = _Reader(text, symbols, what)
+    if "#" in reader.text:
+        raise reader.refusal("a comment cannot be part of a loss", column=reader.text.index("#"))
     try:
         tree = ast.parse(reader.text, mode="eval")
         reader.check_names(tree)
@@ -121,7 +123,8 @@ class _Reader:
             if isinstance(node, kind):
                 found = how(self, node)
                 if found.is_Rational and max(abs(found.p), abs(found.q)) > _LARGEST_NUMBER:
-                    raise self.refusal("a number beyond 1e100", column=_column(node))
+                    reason = "a number beyond 1e100" if abs(found) > 1 else "a number closer to 0 than 1e-100"
+                    raise self.refusal(reason, column=_column(node))
                 return found
         what = _REFUSED.get(type(node), type(node).__name__)
         raise self.refusal(f"{what} cannot be part of a loss", column=_column(node))
@@ -131,6 +134,8 @@ class _Reader:
 
         if type(node.value) is int:
             return sp.Integer(node.value)
+        if node.value == 0.0 and re.match(r"[0._]*[1-9]", ast.get_source_segment(self.text, node) or ""):
+            raise self.refusal("a number closer to 0 than 1e-100", column=_column(node))
         if type(node.value) is float and abs(node.value) <= float(_LARGEST_NUMBER):
             return sp.Rational(repr(node.value))  # 0.5 is a half, so that x**0.5 is the root
         reason = "a number beyond 1e100" if type(node.value) is float else "only real numbers can be part of a loss"

@@ -50,7 +50,7 @@ def _option(panel: str, help_text: str) -> Any:
 
 @app.callback()
 def toy() -> None:
-    """Simulate analytic river valleys beside their exact solution.
+    """Simulate river valleys and bigram languages, check the theory, draw its pictures.
 
     Example: riverval toy simulate --lr 0.1 --decay wsd-s
     """
@@ -326,8 +326,10 @@ def _keep(ds: xr.Dataset, folder: Path, overwrite: bool) -> None:
 def _report(ds: xr.Dataset) -> None:
     """The table, and how many replicates diverged."""
     found = summarise(ds)
-    header = ("quantity", "simulated mean ± s.e.", "z", "theory ± exact s.e.")
-    rows = [(f"{r.quantity}, state {r.state}", with_error(r.mean, r.error), _z(r), _exact(r)) for r in found]
+    header: tuple[str, ...] = ("quantity", "simulated mean ± s.e.", "z", "theory ± exact s.e.")
+    rows: list[tuple[str, ...]] = [
+        (f"{r.quantity}, state {r.state}", with_error(r.mean, r.error), _z(r), _exact(r)) for r in found
+    ]
     if all(math.isnan(r.exact) for r in found):  # no theory for this setting
         header, rows = header[:2], [row[:2] for row in rows]
     show_table("", header, rows)

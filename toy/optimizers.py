@@ -40,9 +40,11 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            high = 1.0 if f.name.startswith("beta") else LARGEST
-            rule = {"low": 0.0, "high": high, "open_low": f.name == "eps", "open_high": f.name.startswith("beta")}
-            check_number(f.name, getattr(self, f.name), what=f"of {self.name}", **rule)
+            share = f.name.startswith("beta")
+            check_number(
+                f.name, getattr(self, f.name), what=f"of {self.name}",
+                low=0.0, high=1.0 if share else LARGEST, open_low=f.name == "eps", open_high=share,
+            )  # fmt: skip
         make_plain(self)
 
     def constants(self) -> FloatArray:
@@ -189,7 +191,7 @@ class Adam(Optimizer):
     w <- w - lr (m / (1 - beta1^(t+1))) / (sqrt(v / (1 - beta2^(t+1))) + eps).
     """
 
-    rule = staticmethod(adam_rule)
+    rule: ClassVar[Callable[..., Any]] = staticmethod(adam_rule)
     states = 2
     beta1: float = 0.9
     beta2: float = 0.999

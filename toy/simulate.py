@@ -294,7 +294,7 @@ def _starter(threads: int) -> Iterator[Callable[[Callable[[int], None], Iterable
         yield start
 
 
-def _one_each(optimizer: Optimizer | Sequence[Optimizer] | None, runs: int) -> list[Optimizer]:
+def _one_each(optimizer: Any, runs: int) -> list[Optimizer]:
     if not runs:
         raise InputError("there is nothing to run: schedules is empty, give at least one")
     if optimizer is None or isinstance(optimizer, Optimizer):

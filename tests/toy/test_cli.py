@@ -119,7 +119,13 @@ def test_a_named_run_is_replaced_only_when_asked(tmp_path, capsys):
         (["--loss-expr", "-x + y**2", "--river-dim", "2"], "river_dim (river coordinates, with at least one hill)"),
         (["--loss-expr", "-x + y**2", "--coordinates", "x"], "at least two names"),
         (["--loss-expr", "-x + y**2", "--valley-floor", "z=0"], "floor names 'z', which is not a coordinate"),
-        (["--valley-floor", "y=0"], "--valley-floor has no effect beside --loss"),
+        (["--valley-floor", "y=0"], "--valley-floor has no effect beside --loss straight; it belongs to --loss-expr"),
+        (["--coordinates", "x,y"], "--coordinates has no effect beside --loss straight"),
+        (["--loss", "bent", "--river-dim", "1"], "--river-dim has no effect beside --loss bent"),
+        (["--curvature", ""], "--curvature must be numbers separated by commas"),
+        (["--loss", "bent", "--param", "slope=1,2"], "slope (fall of the loss per unit of x) must be a number"),
+        (["--loss-expr", "1/x + y**2"], "value of the loss at its start (x = 0, y = 1) is not finite"),
+        (["--sigma", "1", "--noise-param", "sigma=2"], "give either --sigma or --noise-param sigma=..., got both"),
         (["--optimizer", "adma"], "unknown optimizer 'adma'"),
         (["--optimizer-param", "beta=0.9"], "optimizer 'sgd' takes no option 'beta'"),
         (["--optimizer", "adam", "--optimizer-param", "beta1=1"], "beta1 (of adam) must be a finite number in [0, 1)"),
@@ -156,6 +162,9 @@ def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(words, told, 
             ["--optimizer", "adam", "--optimizer-param", "beta2=0.9", "--average", "ema:0.5"],
             {"optimizer": {"name": "adam", "beta2": 0.9}, "average": {"name": "EMAAverage", "beta": 0.5}},
         ),
+        (["--loss", "plane", "--param", "curvatures=3"], {"loss": {"name": "plane", "curvatures": [3]}}),
+        (["--loss-expr", "1/x + y**2", "--start", "1,2"], {"loss": {"start": [1.0, 2.0]}, "start": [1.0, 2.0]}),
+        (["--noise", "state-dependent", "--noise-param", "expression=0.5"], {"noise": {"expression": "0.5"}}),
         (["--noise", "student-t", "--noise-param", "freedom=4"], {"noise": {"name": "student-t", "freedom": 4}}),
         (
             ["--noise", "anisotropic", "--noise-param", "sigmas=0,1,1,1,1,2"],
@@ -166,7 +175,7 @@ def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(words, told, 
             {"noise": {"expression": "s*sqrt(1 + y1**2)", "parameters": [["s", 0.5]]}},
         ),
     ],
-    ids=["loss", "expression", "optimizer", "student-t", "anisotropic", "state-dependent"],
+    ids=["loss", "expression", "optimizer", "one", "start", "constant", "student-t", "anisotropic", "state-dependent"],
 )
 def test_loss_noise_and_optimizer_reach_the_run(words, config, tmp_path, capsys):
     assert call("--out", str(tmp_path), "--steps", "60", "--replicates", "4", *words) == 0
@@ -186,6 +195,18 @@ def test_a_loss_without_a_river_is_said_to_have_none(tmp_path, capsys):
         "riverval: no river at x = 0, y = 0, the floor below the start: no eigengap, for the curvature across it (2) "
         "is not 4 times that along it (2); river and hill components mean little\n"
     )
+
+
+def test_the_river_is_looked_for_at_the_start_of_the_run(tmp_path, capsys):
+    """x^2/2 + (1 + x^2) y^2 has no eigengap at x = 0 and one far out; a circle has no point nearest to its centre."""
+    words = ("--steps", "60", "--replicates", "4", "--lr", "0.001", "--out", str(tmp_path))
+    valley = ("--loss-expr", "x**2/2 + (1 + x**2)*y**2", "--valley-floor", "y=0")
+    assert call(*valley, *words, "--start", "0,1") == 0
+    assert "no river at x = 0, y = 0, the floor below the start" in capsys.readouterr().err
+    assert call(*valley, *words, "--start", "5,1") == 0
+    assert capsys.readouterr().err == ""
+    assert call("--loss", "circle", *words, "--start", "0,0") == 0
+    assert "no river below the start x = 0, y = 0: its floor point" in capsys.readouterr().err
 
 
 def test_an_unstable_rate_is_said_first_and_the_divergence_recorded(tmp_path, capsys):

@@ -16,7 +16,6 @@ from riverval.schedules import make_schedule
 from riverval.toy import (
     LOSSES,
     OPTIMIZERS,
-    EMAAverage,
     StraightRiver,
     SymbolicLoss,
     TailAverage,
@@ -58,7 +57,7 @@ def assert_same_bits(a, b):
 
 # --- compiled code against its oracle --------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("average", [None, EMAAverage(0.9)], ids=["iterate", "average"])
+@pytest.mark.parametrize("average", [None, TailAverage(40)], ids=["iterate", "average"])
 def test_compiled_updates_have_the_bits_of_numpy_for_every_optimizer(name, average):
     schedule = make_schedule("wsd", peak_lr=0.05, steps=60, warmup=5)
     options = {"optimizer": make_optimizer(name), "average": average, "every": 7}
@@ -201,6 +200,61 @@ def test_ctrl_c_in_a_threaded_run_keeps_whole_states(monkeypatch):
     xr.testing.assert_equal(ds["loss"], whole["loss"].isel(eval_step=slice(ds.sizes["eval_step"])))
 
 
+@pytest.mark.parametrize(("backend", "threads"), [("numpy", 1), ("numba", 2)])
+@pytest.mark.parametrize("at", [1, 2, 5])
+def test_ctrl_c_while_states_are_evaluated_loses_and_shifts_none(backend, threads, at, monkeypatch):
+    monkeypatch.setattr(ENGINE, "NORMALS_IN_BLOCK", 400)
+    schedule = make_schedule("constant", peak_lr=0.1, steps=4000)
+    whole = run(BENT, schedule, every=7)
+    calls = []
+
+    def interrupted_once(self, w):
+        calls.append(1)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return type(BENT).__mro__[1].split(self, w)
+
+    monkeypatch.setattr(type(BENT), "split", interrupted_once)
+    ds = run(BENT, schedule, every=7, backend=backend, threads=threads)
+    assert ds.attrs["status"] == "interrupted"
+    assert len(calls) > at  # what it was about is done after all
+    assert 1 <= ds.sizes["eval_step"] < whole.sizes["eval_step"]
+    xr.testing.assert_equal(ds["loss"], whole["loss"].isel(eval_step=slice(ds.sizes["eval_step"])))
+
+
+def test_an_error_while_noise_is_drawn_ends_a_threaded_run(monkeypatch):
+    """And leaves no thread waiting for the block that never comes."""
+
+    class Failing(type(make_noise("isotropic"))):
+        def draw(self, rng, out):
+            raise MemoryError("no room")
+
+    monkeypatch.setattr(ENGINE, "NORMALS_IN_BLOCK", 400)
+    with pytest.raises(MemoryError, match="no room"):
+        run(
+            BENT, make_schedule("constant", peak_lr=0.1, steps=4000), sigma=None, noise=Failing(), backend="numba",
+            threads=2,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_loss_that_is_not_finite_near_the_origin_is_a_divergence_too(backend):
+    """log(y) is not real below y = 0, where its slope 1/y is; exp(y) is infinite from y = 710 on."""
+    plan = make_schedule("constant", peak_lr=0.5, steps=40)
+    below = run(
+        SymbolicLoss("-x + y - log(y)", floor={"y": "1"}), plan, sigma=3.0, every=1, backend=backend
+    )  # fmt: skip
+    above = run(
+        SymbolicLoss("-x + exp(y) + exp(-y)", floor={"y": "0"}), plan, sigma=1.0, every=1, backend=backend,
+        start=(0.0, 800.0),
+    )  # fmt: skip
+    assert (above["diverged_at"] == 0).all()
+    lost = ~np.isfinite(below["loss"].values)
+    assert lost.any(axis=1).sum() > 5
+    assert below.attrs["status"] == "diverged"
+    np.testing.assert_array_equal(below["diverged_at"], np.where(lost.any(axis=1), lost.argmax(axis=1), -1))
+
+
 # --- code ------------------------------------------------------------------------------------------------------------
 def test_other_numbers_need_no_other_code():
     found = {
@@ -228,6 +282,28 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
         KERNELS.load.__wrapped__("x = 1")
 
 
+def test_what_the_code_imports_is_part_of_its_name(tmp_path, monkeypatch):
+    from riverval.toy import _jit
+
+    monkeypatch.setenv("RIVERVAL_CACHE", str(tmp_path))
+    source, inner = KERNELS.source_of(VALLEY.kernel(), make_optimizer("sgd"), False), KERNELS.inspect.getsource
+    for changed in (None, _jit, KERNELS._elementary, sys.modules["riverval.toy.optimizers"]):
+        monkeypatch.setattr(KERNELS.inspect, "getsource", lambda m, c=changed: inner(m) + "# new" * (m is c))
+        KERNELS.load.__wrapped__(source)
+    assert len(list((tmp_path / "kernels").glob("*.py"))) == 4
+
+
+def test_a_user_without_a_name_has_a_cache_too(monkeypatch):
+    """As in a container that runs under a number."""
+
+    def unknown():
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.delenv("RIVERVAL_CACHE")
+    monkeypatch.setattr("getpass.getuser", unknown)
+    assert len({str(folder) for folder in KERNELS._folders()}) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -235,6 +311,10 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
         ({"threads": 0}, r"threads must be .* got 0"),
         ({"start": (1.0, 2.0)}, r"start must have 4 numbers, for x, y1, y2, y3; got 2"),
         ({"start": "stationary", "optimizer": make_optimizer("adam")}, r"known for SGD on a straight river only"),
+        ({"start": np.zeros(4)}, r"start .* must be a number"),
+        ({"optimizer": "adam"}, r"optimizer must be what make_optimizer makes, got 'adam'"),
+        ({"sigma": None, "noise": "none"}, r"noise must be what make_noise makes, got 'none'"),
+        ({"average": "tail:5"}, r"average must be what TailAverage or EMAAverage makes, got 'tail:5'"),
         ({"average": TailAverage(2000)}, r"needs as many, but the run has 1000"),
         (
             {"sigma": None, "noise": make_noise("state-dependent", expression="1 + x**2"), "backend": "numba"},
@@ -253,6 +333,8 @@ def test_a_list_of_optimizers_must_fit():
         simulate_many(
             VALLEY, plans, sigma=1.0, optimizer=[make_optimizer("sgd")], replicates=2, rng=np.random.default_rng()
         )
+    with pytest.raises(InputError, match="schedules must be a list"):
+        simulate_many(VALLEY, plans[0], sigma=1.0, replicates=2, rng=np.random.default_rng())
     with pytest.raises(InputError, match="schedules is empty"):
         simulate_many(VALLEY, [], sigma=1.0, replicates=2, rng=np.random.default_rng())
 

@@ -112,6 +112,13 @@ def test_fisher_noise_settles_where_the_theory_says():
         (lambda: make_noise("none", sigma=1.0), r"no option 'sigma'"),
         (lambda: make_noise("anisotropic", sigmas=[1, 2]).scales(VALLEY), r"3 numbers, for x, y1, y2; got 2"),
         (lambda: make_noise("state-dependent", expression="s*y1").scales(VALLEY), r"the noise 's\*y1'.* unbound .*'s'"),
+        (lambda: make_noise("anisotropic"), r"needs a value for sigmas"),
+        (lambda: make_noise("state-dependent", expression="1", parameters=(1, 2)), r"must be pairs"),
+        (lambda: make_noise("state-dependent", expression="s", parameters=(("s", 1), ("s", 2))), r"'s' is given twice"),
+        (
+            lambda: make_noise("state-dependent", expression="y1", parameters=(("s", 1.0),)).scales(VALLEY),
+            r"the noise 'y1' does not depend on the parameter 's'",
+        ),
         (
             lambda: make_noise("state-dependent", expression="x", parameters=(("x", 1.0),)).scales(VALLEY),
             r"'x' is both a coordinate of the loss and a parameter",

@@ -18,11 +18,13 @@ from riverval.toy import (
     LOSSES,
     Setting,
     StraightRiver,
+    SymbolicLoss,
     UnstableWarning,
     make_loss,
     make_noise,
     make_optimizer,
     simulate,
+    stationary_hill,
 )
 from riverval.toy import minimal as one_page
 
@@ -139,6 +141,12 @@ def test_schedules_of_equal_area_travel_equally_far():
     assert abs(float(a["river"].mean() - b["river"].mean())) < 4 * error
 
 
+def test_a_stationary_start_is_stationary():
+    ds = run(make_schedule("constant", peak_lr=0.1, steps=40), start="stationary", replicates=2)
+    wanted = float(np.sum(stationary_hill(0.1, np.array(VALLEY.curvatures), 1.0)))
+    np.testing.assert_allclose(ds["exact_hill"], wanted, rtol=1e-12)
+
+
 def test_without_noise_the_run_is_the_closed_form():
     schedule = make_schedule("wsd", peak_lr=0.2, steps=60)
     ds = run(schedule, sigma=0.0, start=2.0, replicates=2, every=1)
@@ -227,6 +235,32 @@ def test_every_kind_of_seed_is_recorded(seed, recorded):
     )  # fmt: skip
     assert ds.attrs["seed"] == recorded
     assert json.loads(ds.attrs["config"])["start"] == 0.5
+
+
+def test_numbers_of_other_libraries_can_be_recorded():
+    loss = StraightRiver(np.float32(0.5), tuple(np.array([1, 2])))
+    ds = run(
+        make_schedule("constant", peak_lr=0.1, steps=8), loss=loss, sigma=None, every=np.int64(4),
+        noise=make_noise("anisotropic", sigmas=tuple(np.array([1, 2, 3], dtype=np.float32))),
+        start=(np.float32(0.5), np.int64(1), 2),
+    )  # fmt: skip
+    config = json.loads(ds.attrs["config"])
+    assert (config["start"], config["every"], config["noise"]["sigmas"]) == ([0.5, 1.0, 2.0], 4, [1.0, 2.0, 3.0])
+    assert make_loss(**config["loss"]) == loss
+
+
+@pytest.mark.parametrize(
+    ("rng", "told"),
+    [
+        (0, r"rng must be a generator such as np.random.default_rng\(0\), got 0"),
+        (np.random.RandomState(0), r"rng must be a generator"),
+        (np.random.Generator(np.random.Philox(key=1)), r"made from a seed"),
+    ],
+    ids=["number", "old", "key"],
+)
+def test_a_generator_that_cannot_be_recorded_is_refused(rng, told):
+    with pytest.raises(InputError, match=told):
+        simulate(VALLEY, make_schedule("constant", peak_lr=0.1, steps=3), sigma=1.0, replicates=2, rng=rng)
 
 
 def test_progress_hears_of_the_last_update():
@@ -332,6 +366,32 @@ def test_the_memory_a_run_takes_is_what_is_counted(steps, replicates, every, mon
     setting = Setting(loss=VALLEY, schedule=schedule, sigma=1.0, every=every)
     monkeypatch.setattr(MODULE, "MOST_MEMORY", 1.5 * most)
     MODULE.check_size([setting], replicates)
+    monkeypatch.setattr(MODULE, "MOST_MEMORY", most / 1.5)
+    with pytest.raises(InputError, match="GiB allowed"):
+        MODULE.check_size([setting], replicates)
+
+
+TURNED = make_loss("rotated", curvatures=[1.0] * 23)
+
+
+@pytest.mark.parametrize(
+    ("loss", "noise", "every"),
+    [
+        (TURNED, make_noise("isotropic"), 1),
+        (TURNED, make_noise("fisher"), 10),
+        (make_loss("bent"), make_noise("fisher"), 10),
+        (make_loss("bent"), make_noise("state-dependent", expression="sqrt(1 + y**2)"), 10),
+        (SymbolicLoss("-x + cosh(y - x)"), make_noise("isotropic"), 10),
+    ],
+    ids=["turned", "turned, fisher", "bent, fisher", "state-dependent", "floor found"],
+)
+def test_no_loss_or_noise_takes_much_more_memory_than_is_counted(loss, noise, every, monkeypatch):
+    plan, replicates = make_schedule("constant", peak_lr=0.01, steps=10), 400_000 // loss.dim
+    tracemalloc.start()
+    run(plan, loss=loss, sigma=None, noise=noise, replicates=replicates, every=every)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    setting = Setting(loss=loss, schedule=plan, noise=noise, every=every)
     monkeypatch.setattr(MODULE, "MOST_MEMORY", most / 1.5)
     with pytest.raises(InputError, match="GiB allowed"):
         MODULE.check_size([setting], replicates)
