@@ -16,7 +16,11 @@ from .errors import RivervalError
 
 # Command -> (module, attribute, one line of help). The line stands here so that the list of commands needs no import.
 COMMANDS = {
-    "toy": ("riverval.toy.cli", "app", "Simulate river valleys and bigram languages, check the theory, draw its pictures."),
+    "toy": (
+        "riverval.toy.cli",
+        "app",
+        "Simulate valleys and bigram languages, check the theory, draw its pictures.",
+    ),
     "real": ("riverval.experiments.cli", "app", "Train a real CNN or language model and measure its trajectory."),
     "schedule": ("riverval.commands", "schedule_app", "Print, plot and export learning-rate schedules."),
     "show": ("riverval.commands", "show_app", "Summarise a dataset file or a run folder."),

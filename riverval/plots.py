@@ -81,6 +81,9 @@ def toy_run(ds: xr.Dataset) -> Figure:
     loss, hill, rate = (row[0] for row in axes)
     for axis in (loss, hill, rate):
         _shade(axis, ds["phase"].to_numpy())
+    if "average_loss" in ds:  # first: until the average begins it is the iterate, which then covers it
+        _valley_curve(loss, ds, "average_loss", PURPLE, "loss of the average")
+        _valley_curve(hill, ds, "average_hill", PURPLE, "hill loss of the average")
     _valley_curve(loss, ds, "loss", BLUE, "loss")
     _valley_curve(loss, ds, "river", GREEN, "river component")
     _valley_curve(hill, ds, "hill", RED, "hill loss")

@@ -210,13 +210,13 @@ VARIABLES: dict[str, Variable] = {
 # The same of the average of the iterates, and the exact expectations and standard deviations of both.
 _PARTS = {"loss": "loss", "river": "river component of the loss", "hill": "hill component of the loss"}
 for _of, _whose in (("", ""), ("average_", " of the average of the iterates")):
-    for _name, _told in _PARTS.items():
-        _told += _whose
+    for _name, _part in _PARTS.items():
+        _words = _part + _whose
         if _of:
-            VARIABLES[_of + _name] = Variable(_told, "1", _RUNS)
-        VARIABLES[f"exact_{_of}{_name}"] = Variable(f"expected {_told}, exact", "1", (("eval_step",),))
+            VARIABLES[_of + _name] = Variable(_words, "1", _RUNS)
+        VARIABLES[f"exact_{_of}{_name}"] = Variable(f"expected {_words}, exact", "1", (("eval_step",),))
         VARIABLES[f"exact_{_of}{_name}_std"] = Variable(
-            f"exact standard deviation of the {_told} over replicates", "1", (("eval_step",),)
+            f"exact standard deviation of the {_words} over replicates", "1", (("eval_step",),)
         )
 
 
@@ -320,10 +320,10 @@ def _cast(name: str, value: Any, spec: Variable) -> np.ndarray[Any, np.dtype[Any
         if spec.dtype == "str":
             return array
         with np.errstate(invalid="ignore"):
-            cast = array.astype(spec.dtype)
+            cast = array.astype(spec.dtype, copy=False)
     except (TypeError, ValueError) as error:
         raise StoreError(f"{name!r} must be of type {spec.dtype}: {error}") from error
-    if spec.dtype.startswith("i") and not np.array_equal(cast, array):
+    if cast is not array and spec.dtype.startswith("i") and not np.array_equal(cast, array):
         raise StoreError(f"{name!r} must be whole numbers of type {spec.dtype}, got {array!r}")
     return cast
 

@@ -102,6 +102,10 @@ class Loss(ABC):
         value, river = self.value(w), self.river(w)
         return value, river, value - river
 
+    def split_rows(self, columns: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """`split` of each column of (dim, N), (N,) three times."""
+        return self.split(columns.T)
+
     def gradient(self, w: FloatArray) -> FloatArray:
         """First derivatives; (..., dim) -> (..., dim)."""
         columns = np.ascontiguousarray(np.asarray(w, dtype=np.float64).reshape(-1, self.dim).T)

@@ -51,8 +51,11 @@ class Record:
             points = np.concatenate(copies)
             kept, taken = self._collected
             rows = slice(kept, kept + len(points))
-            split = self.setting.loss.split(points.transpose(0, 1, 3, 2))  # (states, points, replicates, dim)
-            for values, name in zip(split, ("loss", "river", "hill"), strict=True):
+            states, evaluated, dim, width = points.shape
+            columns = points.transpose(2, 0, 1, 3).reshape(dim, -1)
+            split = self.setting.loss.split_rows(columns)
+            for row, name in zip(split, ("loss", "river", "hill"), strict=True):
+                values = row.reshape(states, evaluated, width)
                 self.values[name][rows] = values[:, 0]
                 if self.setting.average is not None:
                     self.values[f"average_{name}"][rows] = values[:, 1]
@@ -91,8 +94,11 @@ def finished(
     title = f"{describe_loss(setting)}, {setting.schedule.describe()}"
     if not isinstance(setting.optimizer, SGD):
         title += f", {setting.optimizer.name}"
-    attrs = provenance(title, config=config, seed=origin["entropy"], status=status)
-    return _dataset(setting, record).assign_attrs(attrs)
+    try:
+        ds = _dataset(setting, record, exact=True)
+    except KeyboardInterrupt:  # the exact moments may take a second; the run itself is there
+        ds, status = _dataset(setting, record, exact=False), "interrupted"
+    return ds.assign_attrs(provenance(title, config=config, seed=origin["entropy"], status=status))
 
 
 def describe_loss(setting: Setting) -> str:
@@ -100,7 +106,7 @@ def describe_loss(setting: Setting) -> str:
     return "straight river" if isinstance(setting.loss, StraightRiver) else f"loss {setting.loss.name}"
 
 
-def _dataset(setting: Setting, record: Record) -> xr.Dataset:
+def _dataset(setting: Setting, record: Record, *, exact: bool) -> xr.Dataset:
     made, kept = record.made, record.kept
     values: dict[str, Any] = {
         "step": np.arange(made),
@@ -117,7 +123,7 @@ def _dataset(setting: Setting, record: Record) -> xr.Dataset:
     gaussian = not isinstance(setting.model, StudentT)
     averages = [None] if setting.average is None else [None, setting.average]
     for average, prefix in zip(averages, ("exact", "exact_average"), strict=False):
-        expected = _expected(setting, average)
+        expected = _expected(setting, average) if exact else None
         for name in ("loss", "river", "hill") if expected is not None else ():
             values[f"{prefix}_{name}"] = getattr(expected, f"expected_{name}")[:kept]
             if gaussian:

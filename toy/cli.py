@@ -50,7 +50,7 @@ def _option(panel: str, help_text: str) -> Any:
 
 @app.callback()
 def toy() -> None:
-    """Simulate river valleys and bigram languages, check the theory, draw its pictures.
+    """Simulate valleys and bigram languages, check the theory, draw its pictures.
 
     Example: riverval toy simulate --lr 0.1 --decay wsd-s
     """

@@ -106,17 +106,17 @@ def nesterov_rule(w, g, m, lr, beta):  # type: ignore[no-untyped-def]
     return w - lr * (g + beta * m), m
 
 
-def adam_rule(w, g, m, v, lr, rest1, rest2, beta1, beta2, eps):  # type: ignore[no-untyped-def]
+def adam_rule(w, g, m, v, lr, grow1, grow2, beta1, beta2, eps):  # type: ignore[no-untyped-def]
     m = beta1 * m + (1.0 - beta1) * g
     v = beta2 * v + (1.0 - beta2) * (g * g)
-    return w - lr * (m / rest1) / (np.sqrt(v / rest2) + eps), m, v
+    return w - (lr * grow1) * m / (np.sqrt(v * grow2) + eps), m, v
 
 
-def adamw_rule(w, g, m, v, lr, rest1, rest2, beta1, beta2, eps, weight_decay):  # type: ignore[no-untyped-def]
+def adamw_rule(w, g, m, v, lr, grow1, grow2, beta1, beta2, eps, weight_decay):  # type: ignore[no-untyped-def]
     w = w - lr * weight_decay * w
     m = beta1 * m + (1.0 - beta1) * g
     v = beta2 * v + (1.0 - beta2) * (g * g)
-    return w - lr * (m / rest1) / (np.sqrt(v / rest2) + eps), m, v
+    return w - (lr * grow1) * m / (np.sqrt(v * grow2) + eps), m, v
 
 
 def rmsprop_rule(w, g, v, lr, beta, eps):  # type: ignore[no-untyped-def]
@@ -198,13 +198,21 @@ class Adam(Optimizer):
     eps: float = 1e-8
 
     def coefficients(self, lr: FloatArray) -> FloatArray:
-        """lr, 1 - beta1^(t+1) and 1 - beta2^(t+1)."""
-        t = np.arange(1, lr.size + 1)
-        return np.column_stack([lr, 1.0 - self.beta1**t, 1.0 - self.beta2**t])
+        """lr, 1/(1 - beta1^(t+1)) and 1/(1 - beta2^(t+1))."""
+        return np.column_stack([lr, _bias_correction(self.beta1, lr.size), _bias_correction(self.beta2, lr.size)])
 
     def stability_limit(self, sigma: float) -> float:
         """That of its momentum, with the steps divided by sqrt(v), which noise keeps at sigma and eps above 0."""
         return 2.0 * (1.0 + self.beta1) / (1.0 - self.beta1) * max(sigma, self.eps)
+
+
+def _bias_correction(beta: float, total: int) -> FloatArray:
+    """1/(1 - beta^(t+1)) for t = 0, ..., total-1."""
+    factors = np.ones(total)
+    if beta > 0.0:
+        some = min(total, math.ceil(-40.0 / math.log(beta)))  # exp(-40) is lost in the difference from 1
+        factors[:some] = 1.0 / (1.0 - beta ** np.arange(1, some + 1))
+    return factors
 
 
 @register_optimizer("adamw")
@@ -281,7 +289,7 @@ class Average:
 
 @dataclass(frozen=True)
 class TailAverage(Average):
-    """The mean of the last `updates` iterates of the run; before them, the iterate itself.
+    """The mean of the last `updates` iterates of the run; before them, the iterate itself (to rounding).
 
     Raises:
         InputError: not a whole number of at least 1.

@@ -43,7 +43,7 @@ class Setting:
         start: state 0, one number for each coordinate; or a number, the initial value of every hill coordinate, with
             the river coordinates as in ``loss.start()``; or "stationary" (straight river and SGD only): each hill
             coordinate drawn from the law to which SGD at the schedule's *peak* rate settles,
-            N(0, lr sigma^2 / (h (2 - lr h))). None: ``loss.start()``.
+            N(0, lr sigma^2 / (h (2 - lr h))), whatever law the noise has. None: ``loss.start()``.
         every: record every so many updates, besides the ends of the run and of each cooldown; None records about
             400 states.
 

@@ -110,7 +110,7 @@ def simulate(
     Warns:
         UnstableWarning: the peak rate times the steepest curvature is not below the optimizer's limit (2 for SGD).
     """
-    return simulate_many(
+    return _simulate_many(
         loss, [schedule], replicates=replicates, rng=rng, sigma=sigma, noise=noise, optimizer=optimizer,
         average=average, start=start, every=every, backend=backend, threads=threads, progress=progress,
     )[0]  # fmt: skip
@@ -152,20 +152,29 @@ def simulate_many(
     """
     if isinstance(schedules, Schedule):
         raise InputError("schedules must be a list of them; for a single one there is simulate")
-    optimizers = _one_each(optimizer, len(schedules))
+    return _simulate_many(
+        loss, schedules, replicates=replicates, rng=rng, optimizer=optimizer, backend=backend, threads=threads,
+        progress=progress, sigma=sigma, noise=noise, average=average, start=start, every=every,
+    )  # fmt: skip
+
+
+def _simulate_many(
+    loss: Loss,
+    schedules: Sequence[Schedule],
+    *,
+    replicates: int,
+    rng: np.random.Generator,
+    optimizer: Optimizer | Sequence[Optimizer] | None,
+    backend: Backend,
+    threads: int | None,
+    progress: Progress | None,
+    **common: Any,
+) -> list[xr.Dataset]:
+    """Warn of unstable settings, in the name of the public function that calls this, and run them."""
     settings = [
-        Setting(
-            loss=loss,
-            schedule=schedule,
-            sigma=sigma,
-            noise=noise,
-            optimizer=o,
-            average=average,
-            start=start,
-            every=every,
-        )
-        for schedule, o in zip(schedules, optimizers, strict=True)
-    ]  # fmt: skip
+        Setting(loss=loss, schedule=schedule, optimizer=o, **common)
+        for schedule, o in zip(schedules, _one_each(optimizer, len(schedules)), strict=True)
+    ]
     for setting in settings:
         if setting.instability():
             warnings.warn(f"{setting.instability()}: a long run diverges", UnstableWarning, stacklevel=3)

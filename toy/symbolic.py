@@ -113,8 +113,17 @@ class FormulaLoss(Loss):
         """Value, river and hill, what they have in common computed once; (..., dim) -> (...) three times."""
         if not self.formula().floor:
             return super().split(w)
-        parts = self._evaluate(self._derived.split, w, (3,))
-        return parts[..., 0], parts[..., 1], parts[..., 2]
+        w = np.asarray(w, dtype=np.float64)
+        value, river, hill = self.split_rows(np.ascontiguousarray(w.reshape(-1, self.dim).T))
+        return value.reshape(w.shape[:-1]), river.reshape(w.shape[:-1]), hill.reshape(w.shape[:-1])
+
+    def split_rows(self, columns: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """`split` of each column of (dim, N), (N,) three times, without moving any number."""
+        if not self.formula().floor:
+            return super().split_rows(columns)
+        out = np.empty((3, columns.shape[1]))
+        self._derived.split(columns, out, self._p)
+        return out[0], out[1], out[2]
 
     def _evaluate(self, rows: Rows, w: FloatArray, shape: tuple[int, ...]) -> FloatArray:
         """Batched values of shape (..., *shape) of a function on rows, at states (..., n)."""

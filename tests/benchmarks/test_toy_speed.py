@@ -160,12 +160,7 @@ def test_first_call_on_a_new_expression(benchmark, tmp_path, monkeypatch):
 
 def table_of(rows: list[Row]) -> str:
     """The table in Markdown."""
-    order = {
-        "riverval, 1 thread": 0,
-        "riverval, 2 threads": 1,
-        "NumPy loop over updates": 2,
-        "torch loop over updates": 3,
-    }
+    order = ["riverval, 1 thread", "riverval, 2 threads", "NumPy loop over updates", "torch loop over updates"]
     out = [
         f"Measured with Python {platform.python_version()}, NumPy {np.__version__}, {os.cpu_count()} cores "
         f"({platform.machine()}); medians of {ROUNDS} rounds.",

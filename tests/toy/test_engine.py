@@ -212,9 +212,9 @@ def test_ctrl_c_while_states_are_evaluated_loses_and_shifts_none(backend, thread
         calls.append(1)
         if len(calls) == at:
             raise KeyboardInterrupt
-        return type(BENT).__mro__[1].split(self, w)
+        return type(BENT).__mro__[1].split_rows(self, w)
 
-    monkeypatch.setattr(type(BENT), "split", interrupted_once)
+    monkeypatch.setattr(type(BENT), "split_rows", interrupted_once)
     ds = run(BENT, schedule, every=7, backend=backend, threads=threads)
     assert ds.attrs["status"] == "interrupted"
     assert len(calls) > at  # what it was about is done after all

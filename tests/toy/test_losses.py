@@ -175,6 +175,9 @@ def test_the_floor_is_the_minimum_across_the_river(name, data, seed):
     np.testing.assert_allclose(loss.hill(floor), 0.0, atol=1e-12 * scale)
     np.testing.assert_allclose(loss.river(w), loss.value(floor), atol=1e-12 * scale)
     np.testing.assert_allclose(loss.value(w), loss.river(w) + hill, atol=1e-12 * scale)
+    for split in (loss.split(w), loss.split_rows(np.ascontiguousarray(w.T)), loss.split_rows(w.T)):
+        for found, wanted in zip(split, (loss.value(w), loss.river(w), hill), strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-12 * scale)
     assert np.all(hill >= -1e-13 * scale)
     if not isinstance(loss, CircleRiver | RotatedQuadratic):
         np.testing.assert_array_equal(floor[:, : loss.river_dim], w[:, : loss.river_dim])

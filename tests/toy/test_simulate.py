@@ -24,6 +24,7 @@ from riverval.toy import (
     make_noise,
     make_optimizer,
     simulate,
+    simulate_many,
     stationary_hill,
 )
 from riverval.toy import minimal as one_page
@@ -309,6 +310,27 @@ def test_ctrl_c_keeps_what_was_recorded(at, kept, tmp_path):
     assert same_bits(ds, whole.isel(eval_step=slice(kept)))
     np.testing.assert_array_equal(ds["exact_hill"], whole["exact_hill"][:kept])
     xr.testing.assert_identical(load(save(ds, tmp_path / "run.nc")), ds)
+
+
+def test_ctrl_c_while_the_exact_moments_are_computed_keeps_the_run(monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    schedule = make_schedule("constant", peak_lr=0.1, steps=100)
+    whole = run(schedule)
+    monkeypatch.setattr(sys.modules["riverval.toy._record"], "_expected", stop)
+    ds = run(schedule)
+    assert ds.attrs["status"] == "interrupted"
+    assert "exact_loss" not in ds
+    assert same_bits(ds, whole)
+
+
+@pytest.mark.parametrize("how", [simulate, lambda loss, plan, **k: simulate_many(loss, [plan], **k)])
+def test_the_warning_points_at_the_caller(how):
+    plan = make_schedule("constant", peak_lr=1.0, steps=3)
+    with pytest.warns(UnstableWarning) as found:
+        how(VALLEY, plan, sigma=1.0, replicates=2, rng=np.random.default_rng(0))
+    assert [w.filename for w in found] == [__file__]
 
 
 def test_ctrl_c_in_the_progress_keeps_what_was_recorded(monkeypatch):
