@@ -71,7 +71,8 @@ def elementary(expression: Any) -> Any:
         sp.atanh: lambda a: (log(1 + a) - log(1 - a)) / 2,
     }
     for function, rule in rules.items():
-        expression = expression.replace(function, rule)
+        while expression.has(function):  # again where sympy turns the sign of an argument, and so makes a new function
+            expression = expression.replace(function, rule)
     return expression
 
 

@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from riverval.errors import InputError
@@ -110,6 +110,7 @@ def expressions(draw, depth=3):
     return form.format(draw(below), draw(below))
 
 
+@example(text="(x + tanh(2 - tanh(x - y)))", seed=0)  # whose inner argument changes sign when it is rewritten
 @given(text=expressions(), seed=st.integers(0, 1000))
 def test_any_expression_agrees_with_python_in_value_and_slope(text, seed):
     text = f"x*y + a*y**2 + {text}"
