@@ -26,7 +26,8 @@ LAYERS: dict[int, str] = {
     3: "compare forecast",
     4: "toy.* experiments.*",
     5: "console plots plots_bigram plots_toy report",
-    6: "__main__ cli cli_options commands demo toy.cli toy.cli_bigram toy.cli_check toy.cli_study experiments.cli",
+    6: "__main__ cli cli_options commands demo experiments.cli "
+    "toy.cli toy.cli_bigram toy.cli_check toy.cli_keep toy.cli_study",
 }
 
 # Third-party package -> the modules that may import it at all, and those that may do so only inside a function.
@@ -37,7 +38,10 @@ CONFINED: dict[str, tuple[str, str]] = {
     "torch": ("hessian observe experiments.*", "schedules landscape"),
     "transformers": ("experiments.*", ""),
     "rich": ("console", ""),
-    "typer": ("cli cli_options commands toy.cli toy.cli_bigram toy.cli_check toy.cli_study experiments.cli", ""),
+    "typer": (
+        "cli cli_options commands toy.cli toy.cli_bigram toy.cli_check toy.cli_study experiments.cli",
+        "",
+    ),
 }
 
 # The entry point stands above all; the demonstration runs the very commands that a reader would type.

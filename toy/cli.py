@@ -25,6 +25,7 @@ from .cli_bigram import EPILOG as BIGRAM_EPILOG
 from .cli_bigram import bigram_command
 from .cli_check import EPILOG as CHECK_EPILOG
 from .cli_check import check_command
+from .cli_keep import keep
 from .cli_study import EPILOG as STUDY_EPILOG
 from .cli_study import study_command
 from .losses import LOSSES, StraightRiver, make_loss
@@ -164,7 +165,7 @@ def simulate_command(
             if warning:
                 complain(warning)
         ds = _simulate(setting, replicates, seed, threads)
-        _keep(ds, folder, overwrite)
+        keep(ds, folder, PICTURE, overwrite=overwrite)
     finally:
         store.discard_if_empty(folder)  # of a run that failed before it wrote anything
     _report(ds)
@@ -310,17 +311,6 @@ def _simulate(setting: Setting, replicates: int, seed: int, threads: int | None)
 def _count(number: int, noun: str) -> str:
     """'1 update', '2 updates'."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _keep(ds: xr.Dataset, folder: Path, overwrite: bool) -> None:
-    """Dataset first: it cannot be made again as the picture can."""
-    say(f"wrote {store.save(ds, folder / store.RUN_FILE, overwrite=overwrite)}")
-    if ds.sizes["eval_step"] < 2:  # interrupted at once: nothing to draw, nor may an older picture stand beside it
-        (folder / PICTURE).unlink(missing_ok=True)
-        return
-    from .. import plots
-
-    say(f"wrote {plots.write(plots.toy_run(ds), folder / PICTURE)}")
 
 
 def _report(ds: xr.Dataset) -> None:

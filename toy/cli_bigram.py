@@ -22,6 +22,7 @@ from .bigram_gains import ContextGain, Estimate, advantage_ranks, context_gains,
 from .bigram_model import MODELS, BigramModel, Factorised, LogitTable
 from .bigram_run import NOISES, train, train_with_continuation
 from .bigram_theory import stable_limit
+from .cli_keep import keep
 
 DEFAULT_STEPS = 10_000
 PICTURE = "bigram.png"
@@ -83,7 +84,7 @@ def bigram_command(
         if trained.name == LogitTable.name and lr >= limit:
             complain(f"the peak rate {lr:g} does not settle: hills of this language do so below {limit:g}")
         ds = _train(trained, schedule, settings)
-        _keep(ds, folder, overwrite)
+        keep(ds, folder, PICTURE, overwrite=overwrite)
     finally:
         store.discard_if_empty(folder)  # of a run that failed before it wrote anything
     _report(ds)
@@ -105,17 +106,6 @@ def _train(model: BigramModel, schedule: Schedule, settings: dict[str, Any]) -> 
     trained = train_with_continuation if schedule.windows("cooldown") else train
     with progress(schedule.total, "bigram") as update:
         return trained(model, schedule, progress=update, **settings)
-
-
-def _keep(ds: xr.Dataset, folder: Path, overwrite: bool) -> None:
-    """Dataset first: it cannot be made again as the picture can."""
-    say(f"wrote {store.save(ds, folder / store.RUN_FILE, overwrite=overwrite)}")
-    if ds.sizes["eval_step"] < 2:  # interrupted at once: nothing to draw, nor may an older picture stand beside it
-        (folder / PICTURE).unlink(missing_ok=True)
-        return
-    from .. import plots, plots_bigram
-
-    say(f"wrote {plots.write(plots_bigram.bigram_run(ds), folder / PICTURE)}")
 
 
 def _report(ds: xr.Dataset) -> None:
