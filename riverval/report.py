@@ -14,7 +14,7 @@ from string import Template
 import xarray as xr
 from matplotlib.figure import Figure
 
-from . import __version__, plots, plots_bigram
+from . import __version__, plots, plots_bigram, plots_toy
 from ._format import with_error
 from .compare import Score, scorecard
 from .errors import InputError
@@ -116,6 +116,8 @@ def run_figure(ds: xr.Dataset) -> Figure | None:
     """The picture of one run: by what the dataset holds; None where there is no picture for it."""
     if "train_loss" in ds:
         return plots.real_run(ds)
+    if "study" in json.loads(ds.attrs.get("config", "{}")):
+        return plots_toy.study(ds)
     if "context_excess" in ds:
         return plots_bigram.bigram_run(ds)
     return plots.toy_run(ds) if "hill" in ds else None

@@ -13,6 +13,7 @@ from riverval import plots, report, schema, toy
 from riverval.errors import InputError, StoreError
 from riverval.provenance import provenance
 from riverval.schedules import SCHEDULES, make_schedule
+from riverval.toy.studies import run_study
 
 from .made import WSD, valley
 
@@ -112,6 +113,12 @@ def test_comparison_draws_one_line_per_run_with_a_gain(real: xr.Dataset) -> None
     figure = plots.comparison([("net", real), ("flat", flat)])
     labels = figure.axes[0].get_legend_handles_labels()[1]
     assert labels == ["net (real)"]
+
+
+def test_a_study_has_its_own_picture() -> None:
+    figure = report.run_figure(run_study("crossing", quick=True, seed=0, replicates=20))
+    assert figure is not None
+    assert {axis.get_xlabel() for axis in figure.axes} == {"updates", "updates of the whole run"}
 
 
 def test_theory_alone_has_a_picture_too() -> None:
