@@ -201,26 +201,37 @@ def _rate(axis: Axes, ds: xr.Dataset) -> None:
 def _valley_curve(axis: Axes, ds: xr.Dataset, name: str, colour: str, label: str) -> None:
     """Mean over replicates with two standard errors on either side of it, and the exact expectation."""
     state = ds["eval_step"].to_numpy()
-    if "replicate" in ds[name].dims:
+    if name not in ds:
+        _quantile_curve(axis, ds, name, colour, label)
+    elif "replicate" in ds[name].dims:
         values = _drawable(ds[name].to_numpy()[ds["diverged"].to_numpy() == 0])
         if len(values):
             mean = values.mean(axis=0)
             error = 2 * values.std(axis=0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.zeros_like(mean)
             axis.fill_between(state, mean - error, mean + error, color=colour, alpha=0.25, lw=0)
             axis.plot(state, mean, color=colour, lw=1.4, label=f"{label}, mean ± 2 s.e.")
-        if f"exact_{name}" in ds:
-            exact = _drawable(ds[f"exact_{name}"].to_numpy())
-            axis.plot(state, exact, color="black", lw=0.9, ls="--", label=f"{label}, exact")
     else:
         axis.plot(state, _centre(ds, name), color=colour, lw=1.4, ls="--", label=f"{label}, exact")
+    if f"exact_{name}" in ds:
+        exact = _drawable(ds[f"exact_{name}"].to_numpy())
+        axis.plot(state, exact, color="black", lw=0.9, ls="--", label=f"{label}, exact")
+
+
+def _quantile_curve(axis: Axes, ds: xr.Dataset, name: str, colour: str, label: str) -> None:
+    """Mean over replicates, and the band between the outermost of the recorded quantiles."""
+    state, band = ds["eval_step"].to_numpy(), ds[f"{name}_quantile"]
+    low, high = (_drawable(band.isel(quantile=k).to_numpy()) for k in (0, -1))
+    words = " to ".join(f"{float(q):g}" for q in ds["quantile"][[0, -1]])
+    axis.fill_between(state, low, high, color=colour, alpha=0.2, lw=0)
+    axis.plot(state, _drawable(ds[f"mean_{name}"].to_numpy()), color=colour, lw=1.4, label=f"{label}, mean; {words}")
 
 
 def _centre(ds: xr.Dataset, name: str) -> FloatArray:
     """The exact expectation where it is known, else the mean over the replicates that did not diverge."""
-    if "replicate" not in ds[name].dims:
-        return _drawable(ds[name].to_numpy())
     if f"exact_{name}" in ds:
         return _drawable(ds[f"exact_{name}"].to_numpy())
+    if name not in ds or "replicate" not in ds[name].dims:
+        return _drawable(ds[name if name in ds else f"mean_{name}"].to_numpy())
     values = _drawable(ds[name].to_numpy()[ds["diverged"].to_numpy() == 0])
     return values.mean(axis=0) if len(values) else np.full(ds.sizes["eval_step"], np.nan)
 

@@ -120,7 +120,7 @@ def run_figure(ds: xr.Dataset) -> Figure | None:
         return plots_toy.study(ds)
     if "context_excess" in ds:
         return plots_bigram.bigram_run(ds)
-    return plots.toy_run(ds) if "hill" in ds else None
+    return plots.toy_run(ds) if "hill" in ds or "hill_quantile" in ds else None
 
 
 def _image(figure: Figure, alt: str) -> str:

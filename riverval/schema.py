@@ -57,6 +57,7 @@ COORDS: dict[str, Variable] = {
     "window": Variable("phase that the snapshots come from", "1", (("window",),), "str"),
     "component": Variable("principal component, largest first", "1", (("component",),), "i8"),
     "context": Variable("context whose next token is predicted", "1", (("context",),), "str"),
+    "quantile": Variable("quantile over the replicates", "1", (("quantile",),)),
     "prediction": Variable("prediction that the row measures, one of several rows", "1", (("prediction",),), "str"),
     # Studies, which hold several runs against each other.
     "along": Variable("place along the river, as a coordinate of the surface", "1", (("along",),)),
@@ -117,6 +118,9 @@ VARIABLES: dict[str, Variable] = {
     "path_hill": Variable("hill component of the loss of one replicate", "1", (("eval_step",),)),
     "surface_y": Variable("hill coordinate of the surface", "1", _SURFACE),
     "surface_loss": Variable("loss of the surface", "1", _SURFACE),
+    "loss_quantile": Variable("quantile of the loss over replicates", "1", (("quantile", "eval_step"),)),
+    "river_quantile": Variable("quantile of the river component over replicates", "1", (("quantile", "eval_step"),)),
+    "hill_quantile": Variable("quantile of the hill component over replicates", "1", (("quantile", "eval_step"),)),
     "mean_loss": Variable("mean loss over replicates", "1", _CURVES),
     "mean_loss_error": Variable("standard error of the mean loss", "1", _CURVES),
     "mean_river": Variable("mean river component over replicates", "1", _CURVES),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,11 @@ class Record:
         if setting.average is not None:
             names += [f"average_{name}" for name in names]
         self.values = {name: np.empty((self.states.size, replicates)) for name in names}
+        if setting.quantiles is not None:
+            self.values = {}
+            for name in names:
+                self.values |= {f"mean_{name}{end}": np.empty(self.states.size) for end in ("", "_error")}
+                self.values[f"{name}_quantile"] = np.empty((self.states.size, len(setting.quantiles)))
         self.diverged_at = np.full(replicates, -1, dtype=np.int64)
         self._lost_at = self.diverged_at.copy()
 
@@ -44,6 +51,12 @@ class Record:
     def kept(self) -> int:
         """Number of states."""
         return self._collected[0]
+
+    @property
+    def last_loss(self) -> float:
+        """Mean loss of the last state."""
+        name = "loss" if self.setting.quantiles is None else "mean_loss"
+        return float(self.values[name][self.kept - 1].mean())
 
     def collect(self, run: NumPyRun) -> None:
         """Take in the copies that a run has made. Cut short by Ctrl-C, it can be called again."""
@@ -56,10 +69,14 @@ class Record:
             split = self.setting.loss.split_rows(columns)
             for row, name in zip(split, ("loss", "river", "hill"), strict=True):
                 values = row.reshape(states, evaluated, width)
+                if name == "loss":
+                    self._note_losses(rows, values[:, 0])
+                if self.setting.quantiles is not None:
+                    self._summarise(rows, name, values[:, 0], self.setting.quantiles)
+                    continue
                 self.values[name][rows] = values[:, 0]
                 if self.setting.average is not None:
                     self.values[f"average_{name}"][rows] = values[:, 1]
-            self._note_losses(rows)
             self._collected = (rows.stop, taken + len(copies))
             run.copies[taken : taken + len(copies)] = [_COLLECTED] * len(copies)
         self.made, self.lr = run.made, run.varying[:, 0]
@@ -76,9 +93,20 @@ class Record:
                 break
         return found
 
-    def _note_losses(self, rows: slice) -> None:
+    def _summarise(self, rows: slice, name: str, values: FloatArray, quantiles: Sequence[float]) -> None:
+        """Mean, its standard error and quantiles over the replicates that live; values (states, replicates)."""
+        alive = (self._lost_at < 0) | (self._lost_at > self.states[rows, None])
+        values = np.where(alive, values, np.nan)
+        count = alive.sum(axis=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of none, or of one, there is no mean or error: nan
+            self.values[f"mean_{name}"][rows] = np.nanmean(values, axis=1)
+            self.values[f"mean_{name}_error"][rows] = np.nanstd(values, axis=1, ddof=1) / np.sqrt(count)
+            self.values[f"{name}_quantile"][rows] = np.nanquantile(values, quantiles, axis=1).T
+
+    def _note_losses(self, rows: slice, losses: FloatArray) -> None:
         """Which replicates have a loss that is not finite at a recorded state: the run sees large coordinates only."""
-        lost = ~np.isfinite(self.values["loss"][rows])
+        lost = ~np.isfinite(losses)
         first = np.where(lost.any(axis=0), self.states[rows][lost.argmax(axis=0)], -1)
         self._lost_at = np.where(self._lost_at < 0, first, self._lost_at)
 
@@ -118,6 +146,8 @@ def _dataset(setting: Setting, record: Record, *, exact: bool) -> xr.Dataset:
         "diverged_at": record.diverged_at,
     }
     values |= {name: array[:kept].T for name, array in record.values.items()}
+    if setting.quantiles is not None:
+        values["quantile"] = np.array(setting.quantiles)
     if isinstance(setting.loss, StraightRiver):
         values |= {"mode": np.arange(len(setting.loss.curvatures)), "curvature": setting.loss.curvatures}
     gaussian = not isinstance(setting.model, StudentT)

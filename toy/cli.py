@@ -126,6 +126,9 @@ def simulate_command(
     every: Annotated[
         int | None, typer.Option(help="Record every so many updates; about 400 states if not given.")
     ] = None,
+    quantiles: Annotated[
+        str | None, typer.Option(help="Record mean and these quantiles, e.g. 0.05,0.5,0.95, not each replicate.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads of long runs, with the same result; all cores if not given.")
     ] = None,
@@ -151,6 +154,7 @@ def simulate_command(
         noise=_noise(noise, sigma, parse_pairs("--noise-param", noise_param)),
         optimizer=make_optimizer(optimizer, **parse_pairs("--optimizer-param", optimizer_param)),
         average=_average(average),
+        quantiles=None if quantiles is None else parse_numbers("--quantiles", quantiles),
         start=state_0,
         every=every,
     )

@@ -40,6 +40,8 @@ class Setting:
         noise: any model of the noise, instead.
         optimizer: makes the updates; SGD if not given.
         average: a running average of the iterates to evaluate beside them, if wanted.
+        quantiles: record mean, standard error and these quantiles over the replicates in the place of each of them, so
+            that what is recorded does not grow with their number; increasing, from 0 to 1.
         start: state 0, one number for each coordinate; or a number, the initial value of every hill coordinate, with
             the river coordinates as in ``loss.start()``; or "stationary" (straight river and SGD only): each hill
             coordinate drawn from the law to which SGD at the schedule's *peak* rate settles,
@@ -57,6 +59,7 @@ class Setting:
     noise: Noise | None = None
     optimizer: Optimizer = field(default_factory=SGD)
     average: Average | None = None
+    quantiles: tuple[float, ...] | None = None
     start: float | str | tuple[float, ...] | None = None
     every: int | None = None
 
@@ -74,7 +77,18 @@ class Setting:
         self.model.scales(self.loss)  # refuses noise that does not fit
         if self.average is not None:
             self.average.weights(self.total)
+        self._check_quantiles()
         self._check_start()
+
+    def _check_quantiles(self) -> None:
+        if self.quantiles is None:
+            return
+        for quantile in self.quantiles:
+            check_number("quantiles", quantile, low=0.0, high=1.0, what="over the replicates")
+        if not self.quantiles or list(self.quantiles) != sorted(set(self.quantiles)):
+            raise InputError(f"quantiles must be increasing numbers such as (0.05, 0.5, 0.95), got {self.quantiles!r}")
+        if self.average is not None:
+            raise InputError("quantiles of an average of the iterates are not recorded; leave out one of the two")
 
     def _check_start(self) -> None:
         if self._stationary:
@@ -178,6 +192,7 @@ class Setting:
             "noise": self.model.to_dict(),
             "optimizer": self.optimizer.to_dict(),
             "average": None if self.average is None else self.average.to_dict(),
+            "quantiles": None if self.quantiles is None else [float(q) for q in self.quantiles],
             "start": float(start) if isinstance(start, int | float | np.number) else start,
             "every": int(self.spacing),
         }

@@ -58,6 +58,7 @@ def simulate(
     noise: Noise | None = None,
     optimizer: Optimizer | None = None,
     average: Average | None = None,
+    quantiles: Sequence[float] | None = None,
     start: float | str | tuple[float, ...] | None = None,
     every: int | None = None,
     backend: Backend = "auto",
@@ -84,6 +85,7 @@ def simulate(
         noise: any model of the noise (`riverval.toy.make_noise`), instead.
         optimizer: as `riverval.toy.make_optimizer` makes; SGD if not given.
         average: a running average of the iterates to evaluate beside them.
+        quantiles: record mean, standard error and these quantiles over the replicates, not each replicate.
         start: state 0: one number for each coordinate, or a number for every hill coordinate, or "stationary", or None
             for the start of the loss; see `riverval.toy.Setting`.
         every: record every so many updates, besides the ends of the run and of each cooldown; None: about 400 states.
@@ -95,13 +97,14 @@ def simulate(
 
     Returns:
         A Dataset in the schema, source "toy": loss, river, hill (replicate, eval_step), and average_loss,
-        average_river, average_hill where there is an average; lr and phase (step) of every update made; diverged and
-        diverged_at (replicate); for the straight river curvature (mode). Where they are known (straight river, noise
-        that does not depend on the state; SGD from x = 0 with the same noise in every coordinate, or up to 20,000
-        updates of SGD, momentum or Schedule-Free, and of averages) the
-        exact_* expectations and, for Gaussian noise, standard deviations (eval_step). attrs["status"] is complete,
-        diverged (any replicate) or interrupted. A loss that is not finite is noticed after the update where a
-        coordinate is beyond 1e50, and at recorded states.
+        average_river, average_hill where there is an average; with quantiles instead mean_loss and mean_loss_error
+        (eval_step) and loss_quantile (quantile, eval_step), and so for river and hill. lr and phase (step) of every
+        update made; diverged and diverged_at (replicate); for the straight river curvature (mode). Where they are known
+        (straight river, noise that does not depend on the state; SGD from x = 0 with the same noise in every
+        coordinate, or up to 20,000 updates of SGD, momentum or Schedule-Free, and of averages) the exact_* expectations
+        and, for Gaussian noise, standard deviations (eval_step). attrs["status"] is complete, diverged (any replicate)
+        or interrupted. A loss that is not finite is noticed after the update where a coordinate is beyond 1e50, and at
+        recorded states.
 
     Raises:
         InputError: a value out of range, a noise or backend that does not fit, or a run that needs more than
@@ -112,7 +115,8 @@ def simulate(
     """
     return _simulate_many(
         loss, [schedule], replicates=replicates, rng=rng, sigma=sigma, noise=noise, optimizer=optimizer,
-        average=average, start=start, every=every, backend=backend, threads=threads, progress=progress,
+        average=average, quantiles=quantiles, start=start, every=every, backend=backend, threads=threads,
+        progress=progress,
     )[0]  # fmt: skip
 
 
@@ -126,6 +130,7 @@ def simulate_many(
     noise: Noise | None = None,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     average: Average | None = None,
+    quantiles: Sequence[float] | None = None,
     start: float | str | tuple[float, ...] | None = None,
     every: int | None = None,
     backend: Backend = "auto",
@@ -139,7 +144,8 @@ def simulate_many(
     Args:
         schedules: one for each run; they may differ in length.
         optimizer: one for all, or one for each schedule.
-        loss, replicates, rng, sigma, noise, average, start, every, backend, threads, progress: as in `simulate`.
+        loss, replicates, rng, sigma, noise, average, quantiles, start, every, backend, threads, progress: as in
+            `simulate`.
 
     Returns:
         One Dataset for each schedule, bit for bit what `simulate` returns with a generator of the same seed.
@@ -154,7 +160,7 @@ def simulate_many(
         raise InputError("schedules must be a list of them; for a single one there is simulate")
     return _simulate_many(
         loss, schedules, replicates=replicates, rng=rng, optimizer=optimizer, backend=backend, threads=threads,
-        progress=progress, sigma=sigma, noise=noise, average=average, start=start, every=every,
+        progress=progress, sigma=sigma, noise=noise, average=average, quantiles=quantiles, start=start, every=every,
     )  # fmt: skip
 
 
@@ -168,9 +174,11 @@ def _simulate_many(
     backend: Backend,
     threads: int | None,
     progress: Progress | None,
+    quantiles: Sequence[float] | None,
     **common: Any,
 ) -> list[xr.Dataset]:
     """Warn of unstable settings, in the name of the public function that calls this, and run them."""
+    common["quantiles"] = None if quantiles is None else tuple(quantiles)
     settings = [
         Setting(loss=loss, schedule=schedule, optimizer=o, **common)
         for schedule, o in zip(schedules, _one_each(optimizer, len(schedules)), strict=True)
@@ -235,7 +243,8 @@ def check_size(settings: Sequence[Setting], replicates: int) -> None:
     for setting in settings:
         count, extra = setting.count_states(), 0 if setting.average is None else 1
         states += count
-        of_state = _BYTES_OF_STATE * (1 + extra)
+        of_state = _BYTES_OF_STATE * (1 + extra) if setting.quantiles is None else 0
+        need += 0 if setting.quantiles is None else _BYTES_OF_STATE * (2 + len(setting.quantiles)) * count
         of_coordinate = _BYTES_OF_COORDINATE + 24 * (setting.optimizer.states + extra)
         if setting.model.scales(setting.loss) is None:
             of_coordinate += 8 * setting.loss.dim * setting.model.squares
@@ -261,7 +270,7 @@ def _run(ensemble: Ensemble, records: Sequence[Record], threads: int, progress: 
             if progress is not None:
                 done = max(run.made for run in ensemble.runs)
                 lr = first.setting.schedule.lr(max(ensemble.runs[0].made, 1) - 1)
-                progress(done, {"loss": float(first.values["loss"][first.kept - 1].mean()), "lr": float(lr)})
+                progress(done, {"loss": first.last_loss, "lr": float(lr)})
     _collect(ensemble, records)
 
 

@@ -58,12 +58,16 @@ def summarise(ds: xr.Dataset) -> list[Row]:
 def row_of(ds: xr.Dataset, name: str, state: int, quantity: str) -> Row:
     """The row of one variable (loss, river or hill, or that of the average) at one recorded state."""
     at = ds.sel(eval_step=state)
-    values = at[name].values
+    count = ds.sizes["replicate"]
     exact, std = (float(at[known]) if known in at else math.nan for known in (f"exact_{name}", f"exact_{name}_std"))
-    root = math.sqrt(values.size)
-    with np.errstate(invalid="ignore", over="ignore"):  # diverged replicates are shown as they are
-        mean = float(values.mean())
-        error = float(values.std(ddof=1)) / root if values.size > 1 else math.nan
+    root = math.sqrt(count)
+    if name in at:
+        values = at[name].values
+        with np.errstate(invalid="ignore", over="ignore"):  # diverged replicates are shown as they are
+            mean = float(values.mean())
+            error = float(values.std(ddof=1)) / root if count > 1 else math.nan
+    else:
+        mean, error = float(at[f"mean_{name}"]), float(at[f"mean_{name}_error"])
     told = std > 0 and math.isfinite(exact) and not ds["diverged"].values.any()
     z = (mean - exact) / (std / root) if told else math.nan
     return Row(quantity, state, mean, error, z, exact, std / root)

@@ -138,6 +138,8 @@ def test_a_named_run_is_replaced_only_when_asked(tmp_path, capsys):
         (["--average", "tail"], "--average must be tail:UPDATES or ema:BETA"),
         (["--average", "tail:5000"], "needs as many, but the run has 4000"),
         (["--average", "ema:1"], "beta (of the average)"),
+        (["--quantiles", "0.5,x"], "--quantiles must be numbers separated by commas"),
+        (["--quantiles", "0.5,2"], "quantiles (over the replicates) must be a finite number in [0, 1], got 2.0"),
         (["--threads", "0"], "threads must be a whole number of at least 1, got 0"),
     ],
 )
@@ -186,6 +188,16 @@ def test_loss_noise_and_optimizer_reach_the_run(words, config, tmp_path, capsys)
     assert ds.attrs["status"] == "complete"
     assert ("theory" in capsys.readouterr().out) == ("exact_loss" in ds)
     assert (tmp_path / "toy-wsd" / "toy.png").exists()
+
+
+def test_quantiles_are_recorded_drawn_and_told(tmp_path, capsys):
+    words = ("--quantiles", "0.05,0.5,0.95", "--steps", "60", "--replicates", "20", "--out", str(tmp_path))
+    assert call(*words) == 0
+    ds = load(tmp_path / "toy-wsd")
+    assert "loss" not in ds
+    assert ds["loss_quantile"].sizes == {"quantile": 3, "eval_step": 61}
+    assert (tmp_path / "toy-wsd" / "toy.png").exists()
+    assert "theory ± exact s.e." in capsys.readouterr().out
 
 
 def test_a_loss_without_a_river_is_said_to_have_none(tmp_path, capsys):

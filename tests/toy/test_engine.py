@@ -16,6 +16,7 @@ from riverval.schedules import make_schedule
 from riverval.toy import (
     LOSSES,
     OPTIMIZERS,
+    Setting,
     StraightRiver,
     SymbolicLoss,
     TailAverage,
@@ -25,6 +26,7 @@ from riverval.toy import (
     make_optimizer,
     simulate,
     simulate_many,
+    summarise,
 )
 
 from ..strategies import schedules
@@ -355,3 +357,57 @@ def test_a_river_of_many_modes_compiles():
     loss = StraightRiver.power_law(0.1, 20, 4.0, 1.0)
     schedule = make_schedule("constant", peak_lr=0.1, steps=30)
     assert_same_bits(run(loss, schedule, backend="numba"), run(loss, schedule, backend="numpy"))
+
+
+# --- quantiles -------------------------------------------------------------------------------------------------------
+def test_quantiles_are_those_of_the_replicates():
+    schedule, levels = make_schedule("wsd", peak_lr=0.1, steps=300), (0.0, 0.25, 0.5, 1.0)
+    each = run(VALLEY, schedule, replicates=50, every=10)
+    few = run(VALLEY, schedule, replicates=50, every=10, quantiles=levels)
+    for name in ("loss", "river", "hill"):
+        np.testing.assert_allclose(few[f"{name}_quantile"], each[name].quantile(levels, "replicate"), rtol=1e-12)
+        np.testing.assert_allclose(few[f"mean_{name}"], each[name].mean("replicate"), rtol=1e-12)
+        error = each[name].std("replicate", ddof=1) / 50**0.5
+        np.testing.assert_allclose(few[f"mean_{name}_error"], error, rtol=1e-9, atol=1e-15)
+        np.testing.assert_array_equal(few[f"exact_{name}"], each[f"exact_{name}"])
+    assert [(r.quantity, r.mean, r.z) for r in summarise(few)] == [
+        (r.quantity, pytest.approx(r.mean), pytest.approx(r.z)) for r in summarise(each)
+    ]
+
+
+def test_quantiles_leave_out_the_replicates_that_diverged(monkeypatch):
+    schedule = make_schedule("constant", peak_lr=0.1, steps=60)
+    healthy = run(VALLEY, schedule, replicates=4, every=1).isel(replicate=[0, 1, 3])
+    blow_up_replicate_2(monkeypatch)
+    ds = run(VALLEY, schedule, replicates=4, every=1, quantiles=(0.5,))
+    assert ds.attrs["status"] == "diverged"
+    np.testing.assert_allclose(ds["mean_loss"], healthy["loss"].mean("replicate"))
+    np.testing.assert_allclose(ds["loss_quantile"][0], healthy["loss"].median("replicate"))
+
+
+def test_quantiles_take_memory_that_does_not_grow_with_the_replicates():
+    schedule = make_schedule("constant", peak_lr=0.1, steps=4000)
+    many = 100_000
+    with pytest.raises(InputError, match="GiB allowed"):
+        check_size(schedule, many * 5, None)
+    check_size(schedule, many * 5, (0.5,))
+
+
+def check_size(schedule, replicates, quantiles):
+    setting = Setting(loss=VALLEY, schedule=schedule, sigma=1.0, quantiles=quantiles)
+    sys.modules["riverval.toy.simulate"].check_size([setting], replicates)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"quantiles": ()}, r"increasing numbers such as .* got \(\)"),
+        ({"quantiles": (0.5, 0.5)}, "increasing numbers"),
+        ({"quantiles": (0.9, 0.1)}, "increasing numbers"),
+        ({"quantiles": (-0.1, 0.5)}, r"quantiles \(over the replicates\) .* got -0.1"),
+        ({"quantiles": (0.5,), "average": TailAverage(5)}, "leave out one of the two"),
+    ],
+)
+def test_bad_quantiles_are_refused_with_the_rule(options, told):
+    with pytest.raises(InputError, match=told):
+        run(VALLEY, make_schedule("constant", peak_lr=0.1, steps=100), **options)
