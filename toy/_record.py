@@ -38,7 +38,7 @@ class Record:
         names = ["loss", "river", "hill"]
         if setting.average is not None:
             names += [f"average_{name}" for name in names]
-        self.values = {name: np.empty((self.states.size, replicates)) for name in names}
+        self.values: dict[str, FloatArray] = {name: np.empty((self.states.size, replicates)) for name in names}
         if setting.quantiles is not None:
             self.values = {}
             for name in names:
