@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ._checks import LARGEST, check_number
-from ._typing import ArrayLike, FloatArray
+from ._typing import ArrayLike, FloatArray, IntArray
 from .errors import InputError
 
 
@@ -55,3 +55,15 @@ def check_rates(lr: ArrayLike) -> FloatArray:
         t = int(np.argmax(bad))
         raise InputError(f"lr must be finite rates of at least 0, got {rates[t]:g} for update {t}")
     return rates
+
+
+def check_states(states: ArrayLike, total: int) -> IntArray:
+    """State numbers of a run of `total` updates: increasing, in 0..total.
+
+    Raises:
+        InputError: anything else.
+    """
+    asked = np.asarray(states, dtype=np.int64)
+    if asked.ndim != 1 or not asked.size or asked[0] < 0 or asked[-1] > total or np.any(np.diff(asked) <= 0):
+        raise InputError(f"states must be increasing numbers in 0..{total}, got {states!r}")
+    return asked

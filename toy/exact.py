@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 import xarray as xr
 
-from .._arrays import check_rates
+from .._arrays import check_rates, check_states
 from .._typing import ArrayLike, FloatArray, IntArray
 from ..errors import InputError
 from ..provenance import provenance
@@ -122,9 +122,7 @@ def moments(
         InputError: states outside 0..T or not increasing, or a rate, mean, variance or sigma out of range.
     """
     rates = check_rates(lr)
-    asked = np.asarray(states, dtype=np.int64)
-    if asked.ndim != 1 or not asked.size or asked[0] < 0 or asked[-1] > rates.size or np.any(np.diff(asked) <= 0):
-        raise InputError(f"states must be increasing numbers in 0..{rates.size}, got {states!r}")
+    asked = check_states(states, rates.size)
     check_sigma(sigma)
     h = np.array(loss.curvatures)
     mean = np.broadcast_to(np.asarray(hill_mean, dtype=np.float64), h.shape)

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import solve_discrete_lyapunov
 
-from .._arrays import check_noise, check_rates, check_values
+from .._arrays import check_noise, check_rates, check_states, check_values
 from .._checks import check_number
 from .._typing import ArrayLike, FloatArray, IntArray
 from ..errors import InputError
@@ -90,7 +90,7 @@ def optimizer_moments(
     [[0.0565476]]
     """
     rates = check_rates(lr)
-    asked = _check_states(states, rates.size)
+    asked = check_states(states, rates.size)
     h, noise, c, centre, spread = _coordinates(curvature, sigma, slope, mean, variance)
     update = update_of(optimizer, Coordinates(h, c, noise), rates)
     m, C = update.begin(centre, spread)
@@ -228,13 +228,6 @@ def _with_average(mean: FloatArray, covariance: FloatArray) -> tuple[FloatArray,
     """The state with a running average that begins at its first coordinate."""
     order = [*range(mean.shape[1]), 0]
     return mean[:, order], covariance[:, order][:, :, order]
-
-
-def _check_states(states: ArrayLike, total: int) -> IntArray:
-    asked = np.asarray(states, dtype=np.int64)
-    if asked.ndim != 1 or not asked.size or asked[0] < 0 or asked[-1] > total or np.any(np.diff(asked) <= 0):
-        raise InputError(f"states must be increasing numbers in 0..{total}, got {states!r}")
-    return asked
 
 
 def _coordinates(
