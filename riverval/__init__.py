@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .errors import MissingExtraError as MissingExtraError
     from .errors import RivervalError as RivervalError
     from .errors import StoreError as StoreError
+    from .observer import observe as observe
     from .schedules import SCHEDULES as SCHEDULES
     from .schedules import WSD as WSD
     from .schedules import WSDS as WSDS
@@ -45,6 +46,7 @@ _EXPORTS = {
     "load": "store",
     "save": "store",
     "scorecard": "compare",
+    "observe": "observer",
 }
 
 __all__ = [*_EXPORTS, "__version__"]

@@ -32,6 +32,18 @@ def check_values(
     return numbers
 
 
+def check_generator(rng: Any) -> np.random.Generator:
+    """The source of random numbers, as NumPy makes it.
+
+    Raises:
+        InputError: anything else, a seed or torch's generator among it.
+    """
+    if not isinstance(rng, np.random.Generator):
+        made = f"np.random.default_rng({rng})" if isinstance(rng, int) else "np.random.default_rng(seed)"
+        raise InputError(f"rng must be a numpy.random.Generator, such as {made}, got {rng!r}")
+    return rng
+
+
 def check_curvature(value: ArrayLike) -> FloatArray:
     """Curvatures of hill directions: numbers above 0, of any shape."""
     h = np.asarray(value, dtype=np.float64)
@@ -47,7 +59,10 @@ def check_noise(value: ArrayLike) -> FloatArray:
 
 def check_rates(lr: ArrayLike) -> FloatArray:
     """The rate of each update, shape (T,): finite and at least 0."""
-    rates = np.asarray(lr, dtype=np.float64)
+    try:
+        rates = np.asarray(lr, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"lr must be a row of rates, one for each update, got {lr!r}") from None
     if rates.ndim != 1:
         raise InputError(f"lr must be a row of rates, one for each update, got the shape {rates.shape}")
     bad = ~(np.isfinite(rates) & (rates >= 0))
@@ -63,7 +78,9 @@ def check_states(states: ArrayLike, total: int) -> IntArray:
     Raises:
         InputError: anything else.
     """
-    asked = np.asarray(states, dtype=np.int64)
+    asked = check_values("states", states)
     if asked.ndim != 1 or not asked.size or asked[0] < 0 or asked[-1] > total or np.any(np.diff(asked) <= 0):
         raise InputError(f"states must be increasing numbers in 0..{total}, got {states!r}")
-    return asked
+    if np.any(asked % 1):
+        raise InputError(f"states must be whole numbers, got {asked[asked % 1 > 0][0]:g} among them; round them")
+    return asked.astype(np.int64)

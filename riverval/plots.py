@@ -300,10 +300,12 @@ def _interpolation(axis: Axes, ds: xr.Dataset) -> None:
 
 
 def _sharpness(axis: Axes, ds: xr.Dataset) -> None:
+    ds = ds.isel(probe_step=np.isfinite(ds["hessian_top"].to_numpy()))  # an observer may have passed over some
     top, residual = ds["hessian_top"].to_numpy(), ds["hessian_top_residual"].to_numpy()
     axis.errorbar(ds["probe_step"], top, yerr=residual, color=RED, marker="o", ms=4, capsize=3, lw=1.3)
-    axis.set(xlabel="state", ylabel="top Hessian eigenvalue", title="Sharpness through the cooldown")
-    axis.set_ylim(min(0.0, float(top.min())), 1.15 * max(0.0, float(top.max())) or None)
+    axis.set(xlabel="state", ylabel="top Hessian eigenvalue", title="Sharpness")
+    if len(top):
+        axis.set_ylim(min(0.0, float(top.min())), 1.15 * max(0.0, float(top.max())) or None)
 
 
 def _components(axis: Axes, ds: xr.Dataset) -> None:

@@ -20,22 +20,29 @@ PACKAGES = {"riverval": ROOT / "riverval", "riverval.toy": ROOT / "toy", "riverv
 
 # A module imports from its own row and from lower ones.
 LAYERS: dict[int, str] = {
-    0: "riverval errors _typing _checks _arrays _format _registry _budgets",
-    1: "shapes segments _schedule schedules schema spectra trajectory landscape hessian",
-    2: "provenance store recorder observe laws theory theory_decay theory_runs theory_paths bounds",
+    0: "riverval errors _typing _checks _arrays _format _registry _budgets _vectors",
+    1: "shapes segments _schedule schedules _variables schema _lanczos _search critical spectra traces "
+    "_blocks pca nulls null_directions trajectory sketches batched_losses landscape hessian "
+    "directions valley sections batch_statistics _untouched _parameters model_loss operators preconditioners allocator",
+    2: "provenance store recorder observer diagnostics landscape_data laws bounds "
+    "_phases _cadence _updates _watching _plan _prober _closing theory theory_decay theory_runs theory_paths",
     3: "compare forecast",
     4: "toy.* experiments.*",
-    5: "console plots plots_bigram plots_toy report",
+    5: "console plots plots_bigram plots_toy report plots_instruments plots_observer",
     6: "__main__ cli cli_options commands demo experiments.cli "
     "toy.cli toy.cli_bigram toy.cli_check toy.cli_keep toy.cli_study",
 }
 
 # Third-party package -> the modules that may import it at all, and those that may do so only inside a function.
 CONFINED: dict[str, tuple[str, str]] = {
-    "matplotlib": ("plots plots_bigram plots_toy report", ""),
+    "matplotlib": ("plots plots_bigram plots_toy plots_instruments plots_observer report", ""),
     "sympy": ("toy.*", ""),
     "numba": ("toy._jit", ""),
-    "torch": ("hessian observe experiments.*", "schedules landscape"),
+    "torch": (
+        "hessian operators model_loss preconditioners batch_statistics diagnostics observer experiments.* "
+        "_untouched _parameters _updates _watching _plan _prober",
+        "schedules batched_losses sketches",
+    ),
     "transformers": ("experiments.*", ""),
     "rich": ("console", ""),
     "typer": (

@@ -17,6 +17,7 @@ from riverval import store
 from riverval.errors import StoreError
 from riverval.provenance import provenance
 from riverval.recorder import Recorder
+from riverval.schema import Variable, declare
 
 ATTRS = provenance("a run", config={"steps": 9}, seed=1, status="running")
 
@@ -164,6 +165,96 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path, blocked):
         path.mkdir(parents=True)
     with pytest.raises(StoreError, match=r"cannot write .*run\.nc"):
         Recorder(path, ATTRS, "real")
+
+
+# --- several records at once, arrays, own variables -------------------------------------------------------------------
+COORDS = {"rank": [0, 1, 2], "diagnostic": ["sharpness", "trace"]}
+OWN = {"spread": Variable("spread of the entries", "1", (("probe_step",),))}
+OWN_ATTRS = {**ATTRS, "own_variables": declare(OWN)}
+
+
+def probe(t):
+    values = {"hessian_eigenvalue": np.array([3.0, 2.0, 1.0]) + t, "probe_seconds": [0.5, np.nan]}
+    return {"probe_step": t, "probe_status": [1, 2], "hessian_top": 3.0 + t, "spread": 0.1 * t, **values}
+
+
+def arrays(path, interval=1e9):
+    return Recorder(path, OWN_ATTRS, "real", interval, coords=COORDS, own=OWN)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@given(events=st.lists(st.sampled_from(["one", "three", "none", "flush"]), max_size=10))
+def test_arrays_and_columns_are_mirrored(tmp_path, events):
+    path, t = tmp_path / "run.nc", 0
+    with arrays(path) as recorder:
+        for event in events:
+            if event == "one":
+                recorder.append("probe_step", **probe(t))
+                t += 1
+            elif event == "flush":
+                recorder.flush()
+                same(recorder, path)
+            else:
+                rows = [probe(t + k) for k in range(3 if event == "three" else 0)]
+                recorder.extend("probe_step", **{name: [row[name] for row in rows] for name in probe(0)})
+                t += len(rows)
+    same(recorder, path)
+    ds = recorder.dataset()
+    assert ds.sizes.get("probe_step", 0) == t
+    if t:
+        assert ds["hessian_eigenvalue"].dims == ("probe_step", "rank")
+        np.testing.assert_array_equal(ds["hessian_eigenvalue"][:, 1], 2.0 + np.arange(t))
+        np.testing.assert_array_equal(ds["spread"], 0.1 * np.arange(t))
+        assert ds["probe_status"].values[-1].tolist() == [1, 2]
+        assert ds["diagnostic"].values.tolist() == COORDS["diagnostic"]
+
+
+BAD_ARRAYS = {
+    "other length": (
+        {"hessian_eigenvalue": [1.0, 2.0]},
+        r"'hessian_eigenvalue' must have shape \(3,\) \('rank',\), got \(2,\)",
+    ),
+    "number for an array": (
+        {"probe_seconds": 1.0},
+        r"'probe_seconds' must have shape \(2,\) \('diagnostic',\), got \(\)",
+    ),
+    "array for a number": ({"hessian_top": [1.0]}, r"'hessian_top' must have shape \(\) \(\), got \(1,\)"),
+}
+
+
+@pytest.mark.parametrize(("wrong", "message"), BAD_ARRAYS.values(), ids=BAD_ARRAYS)
+@pytest.mark.parametrize("first", [True, False])
+def test_arrays_of_another_shape_are_refused(wrong, message, first):
+    recorder = arrays(None)
+    if not first:
+        recorder.append("probe_step", **probe(0))
+    with pytest.raises(StoreError, match=message):
+        recorder.append("probe_step", **{**probe(1), **wrong})
+    assert recorder.dataset().sizes.get("probe_step", 0) == (not first)
+
+
+def test_an_array_needs_its_coordinate():
+    with pytest.raises(StoreError, match="'hessian_eigenvalue' is not in the schema with dimension 'probe_step'"):
+        Recorder(None, {}, "real").append("probe_step", probe_step=0, hessian_eigenvalue=[1.0])
+
+
+def test_columns_have_one_length():
+    with pytest.raises(StoreError, match=r"columns of one length, got \[1, 2\]"):
+        Recorder(None, {}, "real").extend("eval_step", eval_step=[0, 1], val_loss=[1.0])
+
+
+def test_coordinates_outside_the_schema_are_refused_before_a_file_is_made(tmp_path):
+    with pytest.raises(StoreError, match="'shelf' is not in the schema"):
+        Recorder(tmp_path / "run.nc", ATTRS, "real", coords={"shelf": [1]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_attributes_change_with_the_next_write(tmp_path):
+    with Recorder(tmp_path / "run.nc", ATTRS, "real", interval=1e9) as recorder:
+        recorder.describe(notes="one failed")
+        assert "notes" not in store.load(tmp_path / "run.nc").attrs
+        recorder.flush()
+        assert store.load(tmp_path / "run.nc").attrs["notes"] == "one failed"
 
 
 KILLED = """

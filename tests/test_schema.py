@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 
 import numpy as np
@@ -9,9 +11,22 @@ import pytest
 import xarray as xr
 
 from riverval import schema
-from riverval.errors import StoreError
+from riverval.errors import InputError, StoreError
 from riverval.provenance import provenance
-from riverval.schema import ATTRS, COMPANIONS, COORDS, SOURCES, STATUSES, VARIABLES, attrs_of, build, validate
+from riverval.schema import (
+    ATTRS,
+    COMPANIONS,
+    COORDS,
+    SOURCES,
+    STATUSES,
+    VARIABLES,
+    Variable,
+    attrs_of,
+    build,
+    declare,
+    declared,
+    validate,
+)
 
 
 @pytest.fixture
@@ -34,7 +49,7 @@ def test_every_name_is_described(name):
     assert spec.long_name[-1] != "."
     assert spec.units
     assert spec.dims
-    assert spec.dtype in {"f8", "i8", "i1", "str"}
+    assert spec.dtype in schema.DTYPES
     assert all(axis in COORDS for axes in spec.dims for axis in axes)
     assert attrs_of(name)["long_name"] == spec.long_name
 
@@ -155,3 +170,76 @@ def test_sources_and_statuses(ds, source, status):
 
 def test_version_is_text():
     assert isinstance(schema.SCHEMA_VERSION, str)
+
+
+# --- variables that a dataset declares itself -------------------------------------------------------------------------
+OWN = {
+    "layer": Variable("layer of the network", "1", (("layer",),), "str"),
+    "layer_norm": Variable("norm of the layer's gradient", "1", (("step", "layer"),)),
+}
+
+
+def with_own(ds, attribute=None):
+    own = build(
+        {**{n: ds[n].values for n in ("step", "lr", "phase")}, "layer": ["in", "out"], "layer_norm": np.ones((4, 2))},
+        {}, "toy", OWN,
+    )  # fmt: skip
+    return own.assign_attrs(ds.attrs, own_variables=declare(OWN) if attribute is None else attribute)
+
+
+def test_own_variables_are_valid_where_they_are_declared(ds):
+    own = with_own(ds)
+    assert validate(own) is own
+    assert set(own.coords) >= {"layer"}
+    assert own["layer_norm"].attrs["long_name"] == OWN["layer_norm"].long_name
+    assert declared(own.attrs) == OWN
+
+
+def test_own_variables_are_refused_where_they_are_not_declared(ds):
+    own = with_own(ds)
+    del own.attrs["own_variables"]
+    with pytest.raises(StoreError, match="'layer_norm' is not in the schema"):
+        validate(own)
+    with pytest.raises(StoreError, match="'layer_norm' is not in the schema"):
+        build({"layer_norm": 1.0}, {}, "toy")
+
+
+def test_own_variables_keep_to_their_declaration(ds):
+    own = with_own(ds)
+    with pytest.raises(StoreError, match=r"'layer_norm' has dimensions \('step',\), allowed: \(step, layer\)"):
+        validate(own.assign(layer_norm=own["lr"].drop_vars(["lr", "phase"]).assign_attrs(own["layer_norm"].attrs)))
+
+
+BAD_OWN = {
+    "meaning of the schema": ({"loss": Variable("something else", "1", (("step",),))}, "means something else"),
+    "no plain name": ({"a b": Variable("x", "1", (("step",),))}, "not a plain name"),
+    "no meaning": ({"a": Variable("", "1", (("step",),))}, "needs a long_name"),
+    "no dimensions": ({"a": Variable("x", "1", ())}, "needs a long_name, units .* and dims"),
+    "no type": ({"a": Variable("x", "1", (("step",),), "complex")}, "is of type 'complex'; choose one of: f8"),
+    "no coordinate": ({"a": Variable("x", "1", (("shelf",),))}, "dimension 'shelf', which has no coordinate"),
+}
+
+
+@pytest.mark.parametrize(("own", "message"), BAD_OWN.values(), ids=BAD_OWN)
+def test_declarations_are_checked_on_both_sides(ds, own, message):
+    with pytest.raises(InputError, match=message):
+        declare(own)
+    described = json.dumps({name: dataclasses.asdict(spec) for name, spec in own.items()})
+    with pytest.raises(StoreError, match="'own_variables': .*" + message):
+        validate(ds.assign_attrs(own_variables=described))
+
+
+@pytest.mark.parametrize("attribute", ["", "[]", "{", '{"a": 1}', '{"a": {"dims": 1}}'])
+def test_a_declaration_that_cannot_be_read_is_named(ds, attribute):
+    with pytest.raises(StoreError, match="'own_variables' does not describe variables"):
+        validate(ds.assign_attrs(own_variables=attribute))
+
+
+def test_what_the_schema_has_may_be_declared_again(ds):
+    validate(ds.assign_attrs(own_variables=declare({"loss": VARIABLES["loss"]})))
+
+
+def test_codes_explain_themselves():
+    told = attrs_of("probe_status")
+    assert told["flag_meanings"].split() == list(schema.PROBE_STATUSES)
+    assert told["flag_values"].tolist() == list(range(len(schema.PROBE_STATUSES)))
