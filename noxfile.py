@@ -46,18 +46,18 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", default=False)
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks only. Arguments go to pytest, e.g. `-- --benchmark-autosave`."""
-    bin_dir, env = _full_environment(session)
+    """Run the benchmarks only, other libraries beside riverval. Arguments go to pytest, e.g. `-- -k top_five`."""
+    bin_dir, env = _full_environment(session, "real,test,bench")
     session.run(bin_dir / "pytest", "--benchmark-only", "tests/benchmarks", *session.posargs, env=env)
 
 
-def _full_environment(session: nox.Session) -> tuple[Path, dict[str, str]]:
+def _full_environment(session: nox.Session, extras: str = "real,test") -> tuple[Path, dict[str, str]]:
     """Make or update the shared environment; its folder of programs, and the variables to run them with."""
     home = ROOT / ".nox" / f"full-{sys.version_info.major}.{sys.version_info.minor}"
     bin_dir = home / BIN
     session.run_install(sys.executable, "-m", "venv", home)
     # Editable, so that coverage sees the files of this folder and not installed copies of them.
-    install = ("-m", "pip", "install", "--quiet", "--editable", f"{ROOT}[real,test]", "--constraint", CONSTRAINTS)
+    install = ("-m", "pip", "install", "--quiet", "--editable", f"{ROOT}[{extras}]", "--constraint", CONSTRAINTS)
     session.run_install(bin_dir / "python", *install)
     env = {
         "PATH": os.pathsep.join([str(bin_dir), os.environ.get("PATH", "")]),

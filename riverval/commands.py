@@ -97,7 +97,7 @@ def _git_text(ds: xr.Dataset) -> str:
 def _range_text(v: xr.Variable) -> str:
     if v.dtype.kind in "UOST":
         return ", ".join(map(str, v.values.ravel()[:4]))
-    if v.size == 0:
+    if not v.size or bool(v.isnull().all()):
         return "none"
     low, high = float(v.min()), float(v.max())
     return number(low) if low == high else f"{number(low)} to {number(high)}"

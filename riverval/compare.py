@@ -250,13 +250,58 @@ def chord_dip(ds: xr.Dataset) -> float | None:
 
 def _geometry_scores(ds: xr.Dataset) -> list[Score]:
     out = []
-    if "hessian_top" in ds and ds.sizes["probe_step"] > 1:
+    ratio = _sharpness_ratio(ds)
+    if ratio is not None:
         # The residual bounds the solver's error only; how far the curvature batch moves the ratio is not known here.
-        ratio = float(ds["hessian_top"][-1] / ds["hessian_top"][0])
         out.append(Score("sharpness, end over start of the cooldown", ratio, 1.0, "no change", "null"))
     if "pca_share" in ds:
         for window in ds["window"].to_numpy():
             first = ds.sel(window=window).isel(component=0)
             share, null = float(first["pca_share"]), float(first["pca_null"])
             out.append(Score(f"first component, {window} snapshots", share, null, "random walk", "null"))
+    return [*out, *_drift_scores(ds), *_probe_scores(ds)]
+
+
+def _sharpness_ratio(ds: xr.Dataset) -> float | None:
+    """Largest eigenvalue at the last measured state of the last cooldown over that at the first one; None without."""
+    cool = last_window(ds, Phase.COOLDOWN)
+    if "hessian_top" not in ds or cool is None:
+        return None
+    state, values = ds["probe_step"].to_numpy(), ds["hessian_top"].to_numpy()
+    inside = values[(state >= cool[0]) & (state <= cool[1]) & np.isfinite(values)]
+    return float(inside[-1] / inside[0]) if len(inside) > 1 else None
+
+
+def _drift_scores(ds: xr.Dataset) -> list[Score]:
+    out = []
+    if "drift_share" in ds:
+        for window, share, null in zip(ds["window"].to_numpy(), ds["drift_share"], ds["drift_null"], strict=True):
+            name = f"drift share, {window} snapshots"
+            out.append(Score(name, float(share), float(null), "independent steps", "null"))
+    if "phase_cosine" in ds:
+        name, null = "cosine of the phases' first components", float(ds["phase_cosine_null"])
+        out.append(Score(name, float(ds["phase_cosine"]), null, "random directions", "null"))
+    return out
+
+
+def _probe_scores(ds: xr.Dataset) -> list[Score]:
+    """What an observer measured at several states, averaged over them."""
+    out = []
+    if "gradient_cosine" in ds:
+        columns = (ds[f"gradient_cosine{part}"].to_numpy() for part in ("", "_null", "_null_std"))
+        cosine, null, spread = np.array([*columns])[:, np.isfinite(ds["gradient_cosine"].to_numpy())]
+        if len(cosine):
+            # Under the null each state's gradient is shuffled by itself, so the means' variances add up.
+            error = float(np.linalg.norm(spread)) / len(spread)
+            label, mean = "mean cosine of update and -gradient", float(cosine.mean())
+            out.append(
+                Score(label, mean, float(null.mean()), "gradient's entries shuffled", "null",
+                      against_error=error, difference_error=error)
+            )  # fmt: skip
+    if "quasi_convexity" in ds:
+        tau = ds["quasi_convexity"].to_numpy()
+        tau = tau[np.isfinite(tau)]
+        if len(tau):
+            # All look towards one last state, so they are not independent: no error bar.
+            out.append(Score("share of states with tau > 0", float(np.mean(tau > 0)), 0.5, "random points", "null"))
     return out

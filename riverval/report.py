@@ -7,14 +7,14 @@ import html
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from string import Template
 
 import xarray as xr
 from matplotlib.figure import Figure
 
-from . import __version__, plots, plots_bigram, plots_toy
+from . import __version__, plots, plots_bigram, plots_instruments, plots_observer, plots_toy
 from ._format import with_error
 from .compare import Score, scorecard
 from .errors import InputError
@@ -114,6 +114,9 @@ def _section(label: str, ds: xr.Dataset) -> str:
 
 def run_figure(ds: xr.Dataset) -> Figure | None:
     """The picture of one run: by what the dataset holds; None where there is no picture for it."""
+    for name, draw in _INSTRUMENTS.items():
+        if name in ds:
+            return draw(ds)
     if "train_loss" in ds:
         return plots.real_run(ds)
     if "study" in json.loads(ds.attrs.get("config", "{}")):
@@ -121,6 +124,16 @@ def run_figure(ds: xr.Dataset) -> Figure | None:
     if "context_excess" in ds:
         return plots_bigram.bigram_run(ds)
     return plots.toy_run(ds) if "hill" in ds or "hill_quantile" in ds else None
+
+
+# A variable that only one kind of dataset has -> its picture.
+_INSTRUMENTS: dict[str, Callable[[xr.Dataset], Figure]] = {
+    "run_seconds": plots_observer.observed,
+    "line_loss": plots_instruments.line,
+    "plane_loss": plots_instruments.plane,
+    "section_loss": plots_instruments.section,
+    "density": plots_instruments.density,
+}
 
 
 def _image(figure: Figure, alt: str) -> str:

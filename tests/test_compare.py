@@ -159,3 +159,41 @@ def test_verdicts_are_given_at_four_standard_errors(kind: str, value: float, fre
     assert score.verdict == verdict
     assert score.limit == pytest.approx(stats.t(freedom).isf(stats.norm.sf(4)) if freedom < np.inf else 4.0)
     assert compare.Score("d", value, 1.0, "r", kind).verdict == "no error bar"  # type: ignore[arg-type]
+
+
+def observed(**values: object) -> schema.xr.Dataset:
+    """A watched run of 10 stable and 10 cooling updates, probed at four states."""
+    series = {"step": np.arange(20), "lr": np.ones(20), "phase": np.repeat([1, 2], 10), "probe_step": [0, 10, 15, 20]}
+    return schema.build(series | values, {}, "real")
+
+
+def test_sharpness_is_compared_within_the_cooldown_and_where_it_was_measured() -> None:
+    (score,) = compare.scorecard(observed(hessian_top=[9.0, 2.0, np.nan, 5.0]))
+    assert score.value == pytest.approx(2.5)
+    assert score.verdict == "no error bar"
+    assert compare.scorecard(observed(hessian_top=[9.0, 2.0, np.nan, np.nan])) == []
+
+
+def test_the_cosine_of_the_updates_has_the_error_of_shuffled_gradients() -> None:
+    values = {
+        "gradient_cosine": [0.5, 0.3, 0.1, np.nan],
+        "gradient_cosine_null": [0.02, 0.0, 0.01, np.nan],
+        "gradient_cosine_null_std": [0.03, 0.04, 0.12, np.nan],
+    }
+    (score,) = compare.scorecard(observed(**values))
+    assert (score.value, score.against) == pytest.approx((0.3, 0.01))
+    assert score.difference_error == pytest.approx(np.sqrt(0.03**2 + 0.04**2 + 0.12**2) / 3)
+    assert score.verdict == "above the null"
+
+
+def test_tau_and_drift_stand_beside_their_nulls() -> None:
+    values = {"window": ["stable", "cooldown"], "drift_share": [0.2, 0.5], "drift_null": [0.1, 0.25],
+              "phase_cosine": 0.05, "phase_cosine_null": 0.03,
+              "quasi_convexity": [1.0, -0.5, 2.0, np.nan]}  # fmt: skip
+    told = {s.diagnostic: (s.value, s.against, s.verdict) for s in compare.scorecard(observed(**values))}
+    assert told == {
+        "drift share, stable snapshots": (0.2, 0.1, "no error bar"),
+        "drift share, cooldown snapshots": (0.5, 0.25, "no error bar"),
+        "cosine of the phases' first components": (0.05, 0.03, "no error bar"),
+        "share of states with tau > 0": (2 / 3, 0.5, "no error bar"),
+    }
