@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import scipy.stats  # noqa: F401  (before the stand-ins: it would take the one for torch for torch itself)
+
 import riverval
 from riverval import schema
 from riverval.toy.predictions import FAMILIES, select

@@ -97,11 +97,15 @@ def _is_list(values: Any) -> bool:
 def _parameter(name: Any, values: Any) -> Any:
     """A named part of a snapshot. A counter of batches would drown the motion of all parameters in its own."""
     flat = _flat(values)
-    real = getattr(flat.dtype, "is_floating_point", None)  # of torch; numpy's types have a kind
-    if not (flat.dtype.kind not in "iub" if real is None else real or flat.dtype.is_complex):
+    if hasattr(flat.dtype, "kind"):
+        whole = flat.dtype.kind in "iub"
+    else:  # of torch
+        whole = not (flat.dtype.is_floating_point or flat.dtype.is_complex)
+    if whole:
         raise InputError(
             f"{name!r} of a snapshot holds whole numbers, so it is a counter and no parameter; leave buffers out "
-            f"(those of batch norm are in every state_dict): {{name: p for name, p in model.named_parameters()}}"
+            "(those of batch norm are in every state_dict): "
+            "{name: p.detach().clone() for name, p in model.named_parameters()}"
         )
     return flat
 

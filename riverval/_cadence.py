@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ class Cost:
     """What a diagnostic has taken so far; `last` is the time of its latest measurement."""
 
     every: int
+    next: int = 0  # the state from which on it is due
     seconds: float = 0.0
     last: float = 0.0
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PROBE_STATUSES, 0))
@@ -27,7 +29,8 @@ class Cost:
 class Cadence:
     """Decides which diagnostics are measured at a state, and keeps the account of their time.
 
-    A diagnostic is due at the states 0, every, 2 every, ... The budget is a share b of the time of the run. It is
+    A diagnostic is due at the states 0, every, 2 every, ..., or where one of these is not offered at the first state
+    after it. The budget is a share b of the time of the run. It is
     parted between the diagnostics by their demand, the share that each would take if it were measured whenever it is
     due: those that want less than an equal part get what they want, the others share the rest equally (so that none can
     starve another), and what nobody wants is added in equal parts. A diagnostic that is due is measured if its time so
@@ -45,11 +48,15 @@ class Cadence:
     ) -> None:
         self.costs = {name: Cost(n) for name, n in every.items()}
         self._budget, self._clock = budget, clock
-        self._start = clock()
+        self._start, self._end = clock(), math.inf
 
     def start(self) -> None:
         """The run begins now."""
         self._start = self._clock()
+
+    def stop(self) -> None:
+        """The run ends now."""
+        self._end = self._clock()
 
     @property
     def seconds(self) -> float:
@@ -58,12 +65,19 @@ class Cadence:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the start."""
-        return self._clock() - self._start
+        """Seconds since the start, or of the whole run after its end."""
+        return min(self._clock(), self._end) - self._start
 
     def due(self, state: int) -> list[str]:
-        """The diagnostics whose cadence has a measurement at `state`."""
-        return [name for name, cost in self.costs.items() if state % cost.every == 0]
+        """The diagnostics whose cadence has a measurement at `state`, or had one since they were last taken."""
+        return [name for name, cost in self.costs.items() if state >= cost.next]
+
+    def take(self, state: int) -> list[str]:
+        """Those that are `due`; from here on they are due at their next state."""
+        due = self.due(state)
+        for cost in (self.costs[name] for name in due):
+            cost.next = (state // cost.every + 1) * cost.every
+        return due
 
     def affordable(self, name: str, state: int) -> bool:
         """Whether the budget allows `name` now, at `state`."""

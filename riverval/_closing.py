@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
 
@@ -10,6 +13,20 @@ from ._watching import Finished, Unavailable, Values, diagnostic
 from .nulls import RandomSubspace, simulate, walk_gram
 from .pca import shares_of_gram, subspace_cosines
 from .segments import PHASES, Phase, windows_of
+
+
+def diverged_at(losses: Sequence[float | None], after: Sequence[float]) -> int:
+    """The first update from which on no loss is finite, -1 if there is none.
+
+    Args:
+        losses: of every update, None where none was reported.
+        after: reported after the last update: a loop may be left before the update that a loss would have led to.
+    """
+    known = [(t, math.isfinite(loss)) for t, loss in enumerate(losses) if loss is not None]
+    good = max((t for t, finite in known if finite), default=-1)
+    bad = [t for t, finite in known if not finite and t > good]
+    return bad[0] if bad else len(losses) if not all(map(math.isfinite, after)) else -1
+
 
 _QUASI = ("quasi_convexity", *(f"quasi_convexity_{part}" for part in ("numerator", "denominator", "error", "null_std")))
 

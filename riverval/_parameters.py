@@ -93,7 +93,7 @@ def described(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"a NumPy array of shape {value.shape} (torch.from_numpy makes it a tensor)"
     if isinstance(value, int | float | str):
-        return repr(value)
+        return f"the {type(value).__name__} {value!r}"
     if isinstance(value, Sequence) and not isinstance(value, str) and not len(value):
         return "none"
     return f"a {type(value).__name__}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._typing import ArrayLike, FloatArray, NDArray
+from .schedules import Schedule
 from .segments import Phase
 
 SAME = 1e-6  # rates that differ by less than this part are the same one
@@ -51,6 +52,19 @@ def guessed_phases(lr: ArrayLike) -> NDArray[np.int8]:
     rates = np.asarray(lr, dtype=np.float64)
     change = np.sign(np.diff(rates, prepend=rates[:1]))
     return np.where(change > 0, Phase.WARMUP, np.where(change < 0, Phase.COOLDOWN, Phase.STABLE)).astype(np.int8)
+
+
+def compare_rates(schedule: Schedule, rates: ArrayLike) -> str:
+    """Where the updates did not keep to the schedule that was given, in words; empty if they did."""
+    used, planned = np.asarray(rates, dtype=np.float64), np.asarray(schedule.values())
+    both = min(len(used), len(planned))
+    off = np.flatnonzero(~np.isclose(used[:both], planned[:both], rtol=1e-5, atol=0.0))
+    told = [f"the run has {len(used)} updates, the schedule {len(planned)}"] if len(used) > len(planned) else []
+    if len(off):
+        t = int(off[0])
+        said = f"update {t} used the rate {used[t]:g}, the schedule says {planned[t]:g}; recorded is what was used"
+        told.insert(0, said)
+    return "; ".join(told)
 
 
 def _changes(rates: FloatArray) -> NDArray[np.int8]:

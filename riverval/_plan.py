@@ -4,6 +4,7 @@ training.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ._checks import check_int, check_number, unknown
 from ._untouched import bare_model
@@ -33,6 +34,7 @@ class Plan:
     """The arguments of `riverval.observe` in the form that they are used in."""
 
     model: nn.Module
+    names: tuple[str, ...]  # of the parameters that are measured
     optimizer: torch.optim.Optimizer
     loss: LossOnBatches | None
     record: tuple[str, ...]
@@ -51,8 +53,13 @@ class Plan:
 
     @property
     def dim(self) -> int:
-        """Number of trainable parameters."""
-        return sum(p.numel() for p in trainable(self.model))
+        """Number of trainable parameters at the start."""
+        return self.sketch.dim
+
+    def parameters(self) -> list[Tensor]:
+        """The parameters that required gradients at the start, whatever was frozen or freed since."""
+        named = dict(self.model.named_parameters())
+        return [named[name] for name in self.names]
 
     @property
     def mirror(self) -> Path | None:
@@ -126,6 +133,9 @@ def make_plan(
     if schedule is not None and not isinstance(schedule, Schedule):
         raise InputError(f"schedule must be a riverval schedule, e.g. make_schedule('wsd', ...), got {schedule!r}")
     names = _recorded(record, optimizer, loss)
+    example = "options={'sharpness': {'tol': 1e-2}}"
+    options = _by_name("options", options, example)
+    options = {name: _by_name(f"options of {name!r}", of_one, example) for name, of_one in options.items()}
     asked = chosen(names)
     moment = tuple(d for d in asked if not d.at_close)
     needy = [d.name for d in asked if d.needs_loss and not d.at_close and loss is None]
@@ -133,9 +143,10 @@ def make_plan(
         raise InputError(f"{needy[0]!r} is measured on fixed batches; give observe(probe=(loss, batches))")
     series = {name for name in names if name in SERIES} | {r for d in asked for r in d.requires if r in SERIES}
     plan = Plan(
-        bare, optimizer, loss, (*(s for s in SERIES if s in series), *(d.name for d in asked)), moment,
-        tuple(d for d in asked if d.at_close), resolved_options(asked, options or {}),
-        _cadences(moment, every, cadence or {}), budget, schedule,
+        bare, tuple(name for name, p in bare.named_parameters() if p.requires_grad), optimizer, loss,
+        (*(s for s in SERIES if s in series), *(d.name for d in asked)), moment,
+        tuple(d for d in asked if d.at_close), resolved_options(asked, options),
+        _cadences(moment, every, _by_name("cadences", cadence, "cadence={'trace': 5000}")), budget, schedule,
         Sketch(sum(p.numel() for p in trainable(bare)), width=check_int("sketch", sketch, low=1), seed=seed), seed,
         title or f"{type(bare).__name__} trained with {type(optimizer).__name__}, observed",
         _checked_out(out, overwrite), overwrite, float(interval),
@@ -186,7 +197,18 @@ def _recorded(record: Any, optimizer: torch.optim.Optimizer, loss: LossOnBatches
         return (*DEFAULT, *(ADAPTIVE if isinstance(optimizer, _PRECONDITIONING) else ()))
     if isinstance(record, str) or not isinstance(record, Iterable):
         raise InputError(f"record takes a list of names, e.g. record=['norms', 'sharpness'], got {record!r}")
-    return tuple(dict.fromkeys(record))
+    names = list(record)
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(f"record takes a list of names, e.g. record=['norms', 'sharpness'], got {record!r}")
+    return tuple(dict.fromkeys(names))
+
+
+def _by_name(what: str, given: Any, example: str) -> Mapping[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InputError(f"{what} go by the names of diagnostics, e.g. {example}, got {given!r}")
+    return given
 
 
 def _cadences(moment: Sequence[Diagnostic], every: int, cadence: Mapping[str, int]) -> dict[str, int]:
@@ -201,6 +223,8 @@ def _cadences(moment: Sequence[Diagnostic], every: int, cadence: Mapping[str, in
 def _checked_out(out: str | Path | None, overwrite: bool) -> Path | None:
     if out is None:
         return None
+    if not isinstance(out, str | os.PathLike):
+        raise InputError(f"out must be the name of a file, e.g. 'run.nc', got {out!r}")
     path = Path(out)
     if path.is_dir() or not path.name:
         raise InputError(f"{path} is a folder; give the name of a file to write, e.g. {path / 'run.nc'}")

@@ -4,6 +4,7 @@ they fail."""
 from __future__ import annotations
 
 import random
+import sys
 import time
 import warnings
 import zlib
@@ -16,16 +17,18 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ._cadence import Cadence
 from ._plan import Plan
 from ._typing import NDArray
-from ._watching import Diagnostic, Finished, Following, Probe, Unavailable, trainable
+from ._watching import Diagnostic, Finished, Following, Probe, Unavailable
 from .errors import RivervalError
 from .model_loss import flat_vector
 from .schema import PROBE_STATUSES, Variable, build, is_coordinate
 
 Row = dict[str, Any]
+_MOST_NOTES = 100
 
 
 class Notes:
@@ -36,11 +39,14 @@ class Notes:
 
     def add(self, what: str, message: str, state: int | None = None, *, quiet: bool = False) -> None:
         """Note a message, and warn of it the first time (a warning that is made an error does not stop the run)."""
+        if (what, message) not in self._found and len(self._found) >= _MOST_NOTES:  # they differ by a number, say
+            what, message, quiet = "more", f"messages beyond {_MOST_NOTES} different ones are not kept", True
         states = self._found.setdefault((what, message), [])
         states.append(state)
         if len(states) == 1 and not quiet:
             with suppress(Warning):
-                warnings.warn(f"riverval.observe: {self._line(what, message, states)}", RuntimeWarning, stacklevel=4)
+                told = f"riverval.observe: {self._line(what, message, states)}"
+                warnings.warn(told, RuntimeWarning, stacklevel=_outside())
 
     def text(self) -> str:
         """One line for each message."""
@@ -50,6 +56,14 @@ class Notes:
         place = "" if states[0] is None else f" at state {states[0]}"
         more = f" and {len(states) - 1} more" if len(states) > 1 else ""
         return f"{what}{place}{more}: {message}"
+
+
+def _outside() -> int:
+    """The `stacklevel` of the first caller that is not part of riverval: the line in the training's own code."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "riverval":
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 @contextmanager
@@ -63,9 +77,9 @@ def unnoticed(model: nn.Module) -> Iterator[None]:
     gradients = [(p, p.grad) for p in model.parameters()]
     python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    for p, _ in gradients:
-        p.grad = None
     try:
+        for p, _ in gradients:
+            p.grad = None
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
@@ -81,22 +95,42 @@ def unnoticed(model: nn.Module) -> Iterator[None]:
 
 
 class _Guard:
-    """Parameters and buffers as they were: to notice that they were changed in place, and to put them back."""
+    """Parameters and buffers as they were: to notice that they were changed in place, and to put them back.
 
-    def __init__(self, model: nn.Module | None) -> None:
+    Args:
+        model: whose; None guards nothing.
+        batches: whose tensors are watched too, without copies: a change of theirs is told.
+    """
+
+    def __init__(self, model: nn.Module | None, batches: Sequence[Any] = ()) -> None:
         self.tensors: list[Tensor] = [] if model is None else [*model.parameters(), *model.buffers()]
         self._copies = [t.detach().clone() for t in self.tensors]
-        self._versions = [t._version for t in self.tensors]
+        leaves = tree_leaves(list(batches))
+        self._data = [t for t in leaves if isinstance(t, Tensor) and not t.is_inference()]
+        self._versions = [t._version for t in self._data]
 
-    def put_back(self) -> bool:
-        """Undo what was changed; whether there was anything."""
-        if [t._version for t in self.tensors] == self._versions:
-            return False
+    def put_back(self) -> str | None:
+        """Undo what was changed; what there was, in words."""
+        found = None
+        versions = [t._version for t in self._data]
+        if versions != self._versions:
+            self._versions = versions
+            found = "it changed a batch in place, so that probes cannot be compared; clone what is changed"
+        # By value: versions do not tell what was changed through `.data`.
+        changed = [(t, c) for t, c in zip(self.tensors, self._copies, strict=True) if not _equal(t, c)]
+        if not changed:
+            return found
         with torch.no_grad():
-            for tensor, copy in zip(self.tensors, self._copies, strict=True):
+            for tensor, copy in changed:
                 tensor.copy_(copy)
-        self._versions = [t._version for t in self.tensors]
-        return True
+        return "it changed the model, which was put back"
+
+
+def _equal(tensor: Tensor, copy: Tensor) -> bool:
+    """Bit for bit, but for the kind of nan."""
+    return torch.equal(tensor, copy) or (
+        tensor.is_floating_point() and bool(torch.isclose(tensor, copy, rtol=0.0, atol=0.0, equal_nan=True).all())
+    )
 
 
 class Prober:
@@ -131,15 +165,13 @@ class Prober:
 
     def visit(self, state: int, *, last: bool = False) -> bool:
         """Measure what is due at `state`, the present one; all that needs no update if `last`; False if nothing."""
-        due = self._cadence.due(state)
+        due = self._cadence.take(state)
         if last:
-            due = [n for n, d in self._diagnostics.items() if not isgeneratorfunction(d.measure)]
+            due = [n for n, d in self._diagnostics.items() if not isgeneratorfunction(d.measure) and not self._tried(n)]
         if not due:
             return False
-        count = len(self._diagnostics)
-        self._row = {name: value.copy() for name, value in self._empty.items()}
-        self._row |= {"probe_step": state, "probe_lr": np.nan}
-        self._row |= {"probe_status": np.zeros(count, dtype=np.int8), "probe_seconds": np.zeros(count)}
+        if self.state != state:
+            self._row = self._new_row(state)
         shared: dict[str, Any] = {}
         with unnoticed(self._model), self._guarded():
             for name in due:
@@ -147,8 +179,19 @@ class Prober:
                     self._begin(name, state, shared)
                 else:
                     self._finish(name, 0.0, "over_budget")
-            self._at = flat_vector(trainable(self._model)) if self._waiting else None
+            shared.pop("hessian", None)  # its graph: whoever waits would keep it through the training's next update
+            self._at = flat_vector(self._plan.parameters()) if self._waiting else None
         return True
+
+    def _new_row(self, state: int) -> Row:
+        count = len(self._diagnostics)
+        row: Row = {name: value.copy() for name, value in self._empty.items()}
+        row |= {"probe_step": state, "probe_lr": np.nan}
+        return row | {"probe_status": np.zeros(count, dtype=np.int8), "probe_seconds": np.zeros(count)}
+
+    def _tried(self, name: str) -> bool:
+        """Whether it is known already what became of a diagnostic at the state that is under way."""
+        return self._row is not None and bool(self._row["probe_status"][self._place[name]])
 
     def follow(self, following: Following) -> Row | None:
         """The record of the last visited state, once the update after it is known; None where no state waits.
@@ -173,8 +216,8 @@ class Prober:
         known = self._diagnostics[name]
         plan = self._plan
         probe = Probe(
-            state, self._model, plan.optimizer, plan.sketch, self._kept[name], generator(plan.seed, name, state),
-            plan.loss if known.needs_loss else None, shared,
+            state, self._model, plan.parameters(), plan.optimizer, plan.sketch, self._kept[name],
+            generator(plan.seed, name, state), plan.loss if known.needs_loss else None, shared,
         )  # fmt: skip
 
         def measure() -> Any:
@@ -216,17 +259,20 @@ class Prober:
             error = caught
         _synchronise(self._guard.tensors)
         seconds = time.perf_counter() - start
-        if self._guard.put_back():
-            error = error or RivervalError("it changed the model, which was put back")
+        changed = self._guard.put_back()
+        if changed:
+            error = error or RivervalError(changed)
         return result, seconds, error
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """A copy of the model's tensors for as long as diagnostics are at work."""
-        self._guard = _Guard(self._model)
+        loss = self._plan.loss
+        self._guard = _Guard(self._model, () if loss is None else loss.batches)
         try:
             yield
         finally:
+            self._guard.put_back()  # where a diagnostic was interrupted
             self._guard = _Guard(None)
 
     def _take(self, name: str, result: Any, seconds: float, error: Exception | None) -> None:

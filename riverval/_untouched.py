@@ -13,6 +13,9 @@ try:
     import torch
     from torch import nn
     from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.utils.parametrizations import _WeightNorm
+    from torch.nn.utils.weight_norm import WeightNorm
+    from torch.overrides import TorchFunctionMode
 except ImportError as _error:
     raise missing_extra("torch", "real", "curvature of a torch model") from _error
 
@@ -65,6 +68,27 @@ def drawing(devices: Sequence[torch.device]) -> Iterator[None]:
             generator.set_state(state)
 
 
+class _ExactWeightNorm(TorchFunctionMode):
+    """Weight norm, g v / ||v||, in plain operations: the second derivative of torch's fused kernel is wrong."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch._weight_norm:
+            return func(*args, **(kwargs or {}))
+
+        def plain(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> torch.Tensor:
+            return v * (g / torch.norm_except_dim(v, 2, dim))
+
+        return plain(*args, **(kwargs or {}))
+
+
+def _has_weight_norm(model: nn.Module) -> bool:
+    """By either of torch's two ways: a parametrization, or a hook before the forward pass."""
+    return any(
+        isinstance(module, _WeightNorm) or any(isinstance(h, WeightNorm) for h in module._forward_pre_hooks.values())
+        for module in model.modules()
+    )
+
+
 @contextmanager
 def plain_arithmetic(model: nn.Module, devices: Sequence[torch.device]) -> Iterator[None]:
     """No autocast, no inference mode, twice differentiable kernels; the caller's settings come back afterwards."""
@@ -80,6 +104,8 @@ def plain_arithmetic(model: nn.Module, devices: Sequence[torch.device]) -> Itera
             if torch.amp.is_autocast_available(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if _has_weight_norm(model):
+            stack.enter_context(_ExactWeightNorm())
         if torch.backends.cudnn.enabled and any(isinstance(m, nn.RNNBase) for m in model.modules()):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # its RNNs have no second derivative
         yield

@@ -7,6 +7,7 @@ a tensor on its device until `columns` is asked for, so that watching does not w
 from __future__ import annotations
 
 import math
+import numbers
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ class Update:
     product: Scalar = math.nan  # <before - after, gradient>
     scale: Scalar = 1.0
     skipped: Scalar = 0.0
+    steady: bool = True  # momentum is what it was in all updates before
     sketch: Any = None
 
 
@@ -47,10 +49,12 @@ class Updates:
         optimizer: any `torch.optim.Optimizer`; `start` puts hooks on its `step`, `stop` takes them away.
         norms: whether to measure norms and the cosine; takes the memory of two copies of the parameters.
         sketch: makes a sketch of the parameters, called before each update; None for no sketches.
+        width: length of these sketches.
         failed: called with the error where watching an update fails; the update itself is not affected.
 
     Attributes:
         count: updates that have been converted by `columns`; those after it are still to be numbered.
+        reports: losses that were reported.
         seconds: time spent in the hooks.
         groups: parameter groups at the start.
         kept: see `keep_next`.
@@ -62,11 +66,13 @@ class Updates:
         *,
         norms: bool,
         sketch: Callable[[], Any] | None,
+        width: int,
         failed: Callable[[Exception], None],
     ) -> None:
-        self._optimizer, self._norms, self._sketch, self._failed = optimizer, norms, sketch, failed
+        self._optimizer, self._norms, self._failed = optimizer, norms, failed
+        self._sketch, self._no_sketch = sketch, np.full(width, np.nan)
         self.groups = len(optimizer.param_groups)
-        self.count, self.seconds = 0, 0.0
+        self.count, self.reports, self.seconds = 0, 0, 0.0
         self._closed: list[Update] = []
         self._open: Update | None = None
         self._coming: Update | None = None
@@ -80,6 +86,9 @@ class Updates:
         self._mean_after: list[float | None] = []  # of every converted update, see `losses`
         self._mean_before: list[float | None] = []
         self._reported_before = False
+        # What a momentum buffer has gathered before the first update; 0 for a new optimizer.
+        self._past = _LONG if any(_gathered(state) for state in optimizer.state.values()) else 0
+        self._momentum: set[Any] = set()  # all that was used
 
     def start(self) -> None:
         """Put the hooks on the optimizer's step."""
@@ -124,6 +133,7 @@ class Updates:
 
     def report(self, loss: Scalar, grad_norm: Scalar | None) -> bool:
         """Take a loss; True if it completes an update, False for a micro-batch on the way to one."""
+        self.reports += 1
         self._losses.append(loss)
         self._gap.append(loss)
         if self._seen < 2:
@@ -154,6 +164,7 @@ class Updates:
         if self._norms:
             scale = _numbers(u.scale for u in done)
             given2, update2, param2 = (_numbers(getattr(u, n) for u in done) for n in ("given2", "update2", "param2"))
+            ages = np.arange(first, self.count) + self._past
             with np.errstate(divide="ignore", invalid="ignore"):
                 cosine = _numbers(u.product for u in done) / np.sqrt(given2 * update2)
             out |= {
@@ -161,10 +172,12 @@ class Updates:
                 "update_norm": np.sqrt(update2),
                 "param_norm": np.sqrt(param2),
                 "update_cosine": cosine,
-                "update_cosine_null": momentum_null(self._optimizer, np.arange(first, self.count)),
+                "update_cosine_null": np.where(
+                    [u.steady for u in done], momentum_null(self._optimizer, ages), math.nan
+                ),
             }
         if self._sketch is not None:
-            out["param_sketch"] = [_array(u.sketch) for u in done]
+            out["param_sketch"] = [self._no_sketch if u.sketch is None else _array(u.sketch) for u in done]
         return out
 
     # --- hooks: whatever fails here must not reach the training ---------------------------------------------------
@@ -172,6 +185,8 @@ class Updates:
         with self._watching():
             self._close_open()
             self._coming = coming = Update(self._rates())
+            self._momentum |= _momenta(optimizer)
+            coming.steady = len(self._momentum) == 1
             coming.skipped, coming.scale = (_kept(getattr(optimizer, n, None), d) for n, d in _SCALER)
             if self._norms:
                 self._store = _Store.of(self._parameters(), self._store)
@@ -218,8 +233,8 @@ class Updates:
             self._open = None
 
     def _rates(self) -> list[Scalar]:
-        groups = self._optimizer.param_groups[: self.groups]
-        return [_kept(group["lr"], math.nan) for group in groups]
+        rates = [_kept(group["lr"], math.nan) for group in self._optimizer.param_groups[: self.groups]]
+        return rates + [math.nan] * (self.groups - len(rates))  # of groups that were taken away
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self._optimizer.param_groups for p in group["params"]]
@@ -287,6 +302,7 @@ def _total(values: list[Tensor]) -> Tensor:
     return values[0] if len(values) == 1 else torch.stack([v.to(values[0].device) for v in values]).sum()
 
 
+_LONG = 1_000_000  # updates after which every momentum is settled
 _SCALER = (("found_inf", 0.0), ("grad_scale", 1.0))  # what a gradient scaler lends to a fused optimizer
 
 
@@ -295,9 +311,9 @@ def momentum_null(optimizer: torch.optim.Optimizer, steps: Sequence[int] | Any) 
 
     With momentum b the update t is -lr sum_k b^k g_{t-k}, whose cosine with -g_t is 1 / sqrt(sum_{k=0}^t b^{2k}) in
     high dimension; with Nesterov's, (1 + b) / sqrt((1 + b)^2 + sum_{k=1}^t b^{2(k+1)}). Without momentum it is 1. nan
-    for other optimizers, and where groups differ in momentum. Derived; without weight decay.
+    for other optimizers, and where groups differ in momentum. Derived; without weight decay, at one momentum.
     """
-    kinds = {(g.get("momentum"), g.get("nesterov"), g.get("dampening")) for g in optimizer.param_groups}
+    kinds = _momenta(optimizer)
     momentum, nesterov, dampening = next(iter(kinds))
     t = np.asarray(steps, dtype=np.float64)
     if type(optimizer) is not torch.optim.SGD or len(kinds) > 1 or dampening:
@@ -308,6 +324,14 @@ def momentum_null(optimizer: torch.optim.Optimizer, steps: Sequence[int] | Any) 
         head = 1 + float(momentum)
         return np.asarray(head / np.sqrt(head**2 + square * tail))
     return np.asarray(1 / np.sqrt(1 + tail))
+
+
+def _momenta(optimizer: torch.optim.Optimizer) -> set[Any]:
+    return {(g.get("momentum"), g.get("nesterov"), g.get("dampening")) for g in optimizer.param_groups}
+
+
+def _gathered(state: Any) -> bool:
+    return isinstance(state, dict) and state.get("momentum_buffer") is not None
 
 
 def momentum_of(optimizer: torch.optim.Optimizer) -> float:
@@ -324,11 +348,28 @@ def check_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise InputError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    if not hasattr(optimizer, "_optimizer_step_pre_hooks"):  # accelerate's, for one
+        raise InputError(f"{type(optimizer).__name__} wraps an optimizer and has no step hooks; give the one inside")
     if any("lr" not in group for group in optimizer.param_groups):
         raise InputError(
             f"the groups of {type(optimizer).__name__} have no rate 'lr', which every update is recorded with"
         )
     return optimizer
+
+
+def scalar(name: str, value: Any) -> Scalar:
+    """A number of the training, as it is now.
+
+    Raises:
+        InputError: not one number.
+    """
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise InputError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}; take the mean")
+        return value.detach().clone().reshape(())  # some loops add up their loss in place
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InputError(f"{name} must be a scalar tensor or a number, got {type(value).__name__}")
+    return float(value)
 
 
 def _views(flat: Tensor, like: list[Tensor]) -> list[Tensor]:

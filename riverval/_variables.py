@@ -105,6 +105,8 @@ _PROBES: dict[str, Variable] = {
     ),
     "hessian_eigenvalue": Variable("eigenvalues of the Hessian from the largest down", "1", _SPECTRUM),
     "hessian_eigenvalue_residual": Variable("norms of H v - lambda v", "1", _SPECTRUM),
+    "hessian_eigenvalue_null": Variable("curvature of a random direction: null of the eigenvalues", "1", _STATE),
+    "hessian_eigenvalue_null_error": Variable("bound on the standard error of that curvature", "1", _STATE),
     "hessian_batch_mean": Variable("mean over disjoint batches of the largest eigenvalue", "1", _STATE),
     "hessian_batch_error": Variable("standard error of that mean", "1", _STATE),
     "critical_sharpness": Variable("2 over the smallest rate at which the next update raises the loss", "1", _STATE),
@@ -122,6 +124,7 @@ _PROBES: dict[str, Variable] = {
     "probe_sketch": Variable("sketch of the parameters", "1", _SKETCHES),
     "probe_gradient_sketch": Variable("sketch of the probe's gradient", "1", _SKETCHES),
     "probe_gradient_norm": Variable("norm of the probe's gradient", "1", _STATE),
+    "probe_gradient_null": Variable("norm that the noise between batches alone gives the gradient", "1", _STATE),
     "quasi_convexity": Variable("weak quasi-convexity tau towards the last state: a ratio", "1", _STATE),
     "quasi_convexity_numerator": Variable("inner product of gradient and way from the last state", "1", _STATE),
     "quasi_convexity_denominator": Variable("loss minus that of the last state", "1", _STATE),
@@ -302,7 +305,7 @@ VARIABLES: dict[str, Variable] = {
     "final_train_loss": Variable("loss of the last state on the training data", "nat", ((),)),
     "final_train_accuracy": Variable("accuracy of the last state on the training data", "1", ((),)),
     # Geometry of the trajectory.
-    "hessian_top": Variable("largest eigenvalue of the Hessian of the training loss", "1", (("probe_step",),)),
+    "hessian_top": Variable("largest eigenvalue of the Hessian of the loss", "1", (("probe_step",),)),
     "hessian_top_residual": Variable("norm of H v - lambda v: some eigenvalue is this near", "1", (("probe_step",),)),
     "hessian_products": Variable("Hessian-vector products spent", "1", (("probe_step",),), "i8"),
     "probe_lr": Variable("learning rate of the update that follows the probed state", "1", (("probe_step",),)),
@@ -319,9 +322,13 @@ VARIABLES: dict[str, Variable] = {
         "standard error of a share that is measured on sketches", "1", (("window", "component"),)
     ),
     "drift_share": Variable("squared mean step over mean squared step between snapshots", "1", (("window",),)),
-    "drift_null": Variable("same for independent steps: 1 over their number", "1", (("window",),)),
+    "drift_null": Variable(
+        "same for a random walk with the run's own rates: 1 over their number for independent steps",
+        "1",
+        (("window",),),
+    ),
     "phase_cosine": Variable("absolute cosine of the first components of stable and cooldown", "1", ((),)),
-    "phase_cosine_null": Variable("the same for two directions drawn at random, root mean square", "1", ((),)),
+    "phase_cosine_null": Variable("the same for two directions drawn at random, mean", "1", ((),)),
     **_LANDSCAPES,
     # How the run ended.
     "diverged": Variable("1 where the loss stopped being finite", "1", _PER_RUN, "i1"),

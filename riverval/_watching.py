@@ -157,6 +157,7 @@ class Probe:
     Attributes:
         state: updates made before it.
         model: the model; to be read only.
+        parameters: those that are measured, in the order of ``model.named_parameters()``; to be read only.
         optimizer: the optimizer; to be read only.
         sketch: makes sketches of flat parameter vectors or lists of tensors.
         kept: of this diagnostic, from one probe to the next: to put there what the next one can start from.
@@ -165,6 +166,7 @@ class Probe:
 
     state: int
     model: nn.Module
+    parameters: list[Tensor]
     optimizer: torch.optim.Optimizer
     sketch: Sketch
     kept: dict[str, Any]
@@ -185,8 +187,8 @@ class Probe:
 
     @property
     def flat(self) -> Tensor:
-        """A copy of the trainable parameters, shape (dim,), in the order of ``model.named_parameters()``."""
-        return self.once("flat", lambda: flat_vector(trainable(self.model)))
+        """A copy of `parameters`, shape (dim,): all that required gradients when the observer was made."""
+        return self.once("flat", lambda: flat_vector(self.parameters))
 
     @property
     def gradient(self) -> Tensor:
@@ -200,8 +202,8 @@ class Probe:
 
     @property
     def hessian(self) -> HessianOperator:
-        """The Hessian of `loss` at `flat`."""
-        return self.once("hessian", lambda: HessianOperator(self.loss, self.flat))
+        """The Hessian of `loss` at `flat`, with rows of zeros for parameters that the loss does not use."""
+        return self.once("hessian", lambda: HessianOperator(self.loss, self.flat, unused="zero"))
 
     def once(self, key: str, make: Callable[[], T]) -> T:
         """``make()``, computed for the first that asks for `key` at this state; it is charged with the time."""

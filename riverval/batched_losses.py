@@ -83,7 +83,7 @@ def batch_losses(loss: Any, weights: ArrayLike | None = None) -> BatchLosses:
 
 def _numbers(values: Any) -> FloatArray:
     """What a loss gave, a tensor or tensors of any device among it, as float64."""
-    if isinstance(values, Sequence):
+    if isinstance(values, Sequence) and not isinstance(values, str):
         return np.array([one_number(value) for value in values], dtype=np.float64)
     array = as_numpy(values)
     if array.dtype.kind not in "fiub":

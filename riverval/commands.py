@@ -81,6 +81,8 @@ def show(path: Annotated[Path, typer.Argument(help="A dataset file, or the folde
     a = ds.attrs
     say(f"source {ds['source'].item()}, status {a['status']}, seed {a['seed']}, made {a['created']} by")
     say(f"  {ds.attrs['command'] or 'Python code'}  (riverval {ds.attrs['riverval_version']}, {_git_text(ds)})")
+    for note in a.get("notes", "").splitlines():
+        say(f"note: {note}")
     rows = [(str(n), ", ".join(map(str, v.dims)) or "-", _range_text(v), v.attrs["units"], v.attrs["long_name"])
             for n, v in ds.variables.items()]  # fmt: skip
     show_table("", ("variable", "dimensions", "values", "units", "meaning"), rows)

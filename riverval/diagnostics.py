@@ -2,6 +2,13 @@
 
 Each docstring gives formula, source and null; the null is stored beside the value. Loss, gradient and Hessian are those
 of the probe's batches, at the parameters of the probed state, in eval mode. `DIAGNOSTICS` lists all by name.
+
+What `norms` records of every update x_t -> x_{t+1} made from the gradient g_t that the optimizer was given: the norms
+of g_t, x_{t+1} - x_t and x_t (`given_norm`, `update_norm`, `param_norm`), which are the scales that others are read on
+and have no null; and `update_cosine`, cos(x_{t+1} - x_t, -g_t), the two of one batch. Derived. Null: the same for
+independent gradients of pure noise, `update_cosine_null`, 1 / sqrt(sum_{k=0}^t b^{2k}) for SGD with momentum b in high
+dimension, with Nesterov's (1 + b) / sqrt((1 + b)^2 + sum_{k=1}^t b^{2(k+1)}); nan for other optimizers and once the
+momentum has changed. What `sketch` records, S x_t (`riverval.sketches`), is no statement: `pca` is made from it.
 """
 
 from __future__ import annotations
@@ -12,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ._checks import check_int
 from ._closing import pca as pca
 from ._closing import quasi_convexity as quasi_convexity
 from ._watching import DIAGNOSTICS, Diagnostic, Finished, Following, Probe, Unavailable, Values, diagnostic
@@ -102,8 +110,9 @@ def sharpness(probe: Probe, *, tol: float = 1e-3, max_products: int = 200, null_
     Null: `hessian_mean`, the curvature of a random direction Tr(H)/d, as z'Hz/d for random signs z; its standard error
     is at most `hessian_mean_error` = sqrt(2) ||Hz|| / d in expectation of the square (||Hz||^2 is ||H||_F^2 on
     average).
-    Threshold: `hessian_threshold`, beyond which the optimizer is unstable on a quadratic (2/lr without momentum); nan
-    for an optimizer that preconditions, whose own is that of preconditioned_sharpness.
+    Threshold: `hessian_threshold`, beyond which the optimizer is unstable on a quadratic (2/lr without momentum) at the
+    rate that it has when it is probed: that of the update before, where ``watch.step`` comes before
+    ``scheduler.step()``. nan for an optimizer that preconditions, whose own is that of preconditioned_sharpness.
     """
     found = _lanczos(probe, probe.hessian, "hessian", tol, max_products, null_every)
     plain = type(probe.optimizer) is torch.optim.SGD and len({g["lr"] for g in probe.optimizer.param_groups}) == 1
@@ -123,7 +132,8 @@ def preconditioned_sharpness(
     """lambda_max(P^-1/2 H P^-1/2), P the optimizer's own preconditioner (`riverval.preconditioners.preconditioner`).
 
     Options as for sharpness. Source: arXiv:2207.14484. It is what decides over the stability of an adaptive optimizer;
-    parameter groups of different rates are brought to the largest one. Not available before the first update.
+    parameter groups of different rates are brought to the largest one. Of the parameters that the optimizer has moved:
+    not of those that belong to another one, or never had a gradient. Not available before the first update.
 
     Null: the same of a random direction, as for sharpness: `preconditioned_mean`. Threshold:
     `preconditioned_threshold`, 2/lr for RMSprop without momentum, 38/lr for Adam with beta1 = 0.9
@@ -131,16 +141,31 @@ def preconditioned_sharpness(
     """
     if type(probe.optimizer) is not torch.optim.SGD and not probe.optimizer.state:
         raise Unavailable("the optimizer has no preconditioner before its first update")
-    p = preconditioner(probe.optimizer, probe.loss, with_rates=True)
-    operator = PreconditionedOperator(probe.hessian, p)
+    hessian, loss = _moved(probe)
+    p = preconditioner(probe.optimizer, loss, with_rates=True)
+    operator = PreconditionedOperator(hessian, p)
     found = _lanczos(probe, operator, "preconditioned", tol, max_products, null_every)
     return {**found, "preconditioned_threshold": stability_threshold(probe.optimizer)}
+
+
+def _moved(probe: Probe) -> tuple[Any, LossOnBatches]:
+    """The Hessian's block of the parameters that the optimizer holds and has a state of, and the loss as theirs."""
+    loss, optimizer = probe.loss, probe.optimizer
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if type(optimizer) is not torch.optim.SGD:
+        held &= {id(p) for p, state in optimizer.state.items() if state}
+    names = [name for name, p in zip(loss.names, probe.parameters, strict=True) if id(p) in held]
+    if len(names) == len(loss.names):
+        return probe.hessian, loss
+    block = probe.hessian.blocks(lambda name: "moved" if name in names else "others")["moved"]
+    return block, LossOnBatches(loss.model, loss.loss, loss.batches, parameters=names)
 
 
 def _lanczos(
     probe: Probe, operator: Any, prefix: str, tol: float, max_products: int, null_every: int
 ) -> dict[str, Any]:
     """The largest eigenvalue with its bounds and its null, by the names that start with `prefix`."""
+    check_int("null_every", null_every, low=1, what="measurements from one of the null to the next")
     kept = probe.kept
     found = top_eigenvalues(operator, rng=probe.rng, tol=tol, start=kept.get("warm"), max_products=max_products)
     kept["warm"] = found.warm
@@ -170,21 +195,33 @@ def _random_curvature(operator: Any, rng: np.random.Generator) -> tuple[float, f
 
 @diagnostic(
     "spectrum",
-    variables=("rank", "hessian_eigenvalue", "hessian_eigenvalue_residual"),
+    variables=(
+        "rank",
+        "hessian_eigenvalue",
+        "hessian_eigenvalue_residual",
+        "hessian_eigenvalue_null",
+        "hessian_eigenvalue_null_error",
+    ),
     coords=lambda options: {"rank": range(options["k"])},
     times=5,
 )
 def spectrum(probe: Probe, *, k: int = 5, tol: float = 1e-3, max_products: int = 500) -> Values:
     """The k largest eigenvalues of the Hessian with the norms of their residuals; start and tolerance as for sharpness.
 
-    Null: that of a random direction, `hessian_mean` of sharpness; and a gap between neighbours that is not above their
-    residuals means nothing.
+    Null: the curvature of a random direction, `hessian_eigenvalue_null`, with the bound on its error, as for sharpness,
+    by one more product; and a gap between neighbours that is not above their residuals means nothing.
     """
     found = top_eigenvalues(
         probe.hessian, k, rng=probe.rng, tol=tol, start=probe.kept.get("warm"), max_products=max_products
     )
     probe.kept["warm"] = found.warm
-    return {"hessian_eigenvalue": found.values, "hessian_eigenvalue_residual": found.residuals}
+    mean, error = _random_curvature(probe.hessian, probe.rng)
+    return {
+        "hessian_eigenvalue": found.values,
+        "hessian_eigenvalue_residual": found.residuals,
+        "hessian_eigenvalue_null": mean,
+        "hessian_eigenvalue_null_error": error,
+    }
 
 
 @diagnostic("sharpness_error", variables=("hessian_batch_mean", "hessian_batch_error"), times=10)
@@ -200,7 +237,7 @@ def sharpness_error(probe: Probe, *, tol: float = 1e-2, max_products: int = 200)
     if len(loss.batches) < 2:
         raise InputError("an error bar over batches needs at least two of them; give probe=(loss, [batch, batch, ...])")
     parts = [LossOnBatches(loss.model, loss.loss, [b], parameters=loss.names) for b in loss.batches]
-    operators = [HessianOperator(part, probe.flat) for part in parts]
+    operators = [HessianOperator(part, probe.flat, unused="zero") for part in parts]
     bar = over_batches(
         operators, pooled=False, rng=probe.rng, tol=tol, start=probe.kept.get("warm"), max_products=max_products
     )
@@ -281,17 +318,34 @@ def trace(probe: Probe, *, probes: int = 10) -> Values:
     }
 
 
-@diagnostic("gradient", variables=("probe_gradient_norm", "probe_gradient_sketch", "probe_sketch"))
+@diagnostic(
+    "gradient", variables=("probe_gradient_norm", "probe_gradient_null", "probe_gradient_sketch", "probe_sketch")
+)
 def gradient(probe: Probe) -> Values:
-    """Norm and sketch of the probe's gradient, and a sketch of the parameters at the same state.
+    """Norm and sketch of the probe's gradient g = sum_b w_b g_b, and a sketch of the parameters at the same state.
 
     Inner products between sketches are those of the vectors up to the standard error that `riverval.sketches` states:
-    the raw material of quasi_convexity.
+    the raw material of quasi_convexity. Derived.
 
-    Null: of an inner product of two sketches of orthogonal vectors, 0 with that standard error.
+    Null: `probe_gradient_null`, the norm that the noise between batches alone gives g, root mean square: sqrt(n/(n-1)
+    sum_b w_b^2 |g_b - g|^2); nan for one batch. |g| near it may be a gradient of 0. Of an inner product of two sketches
+    of orthogonal vectors: 0 with the sketch's standard error.
     """
     return {
         "probe_gradient_norm": float(torch.linalg.vector_norm(probe.gradient.double())),
+        "probe_gradient_null": _gradient_noise(probe.loss, probe.flat, probe.gradient),
         "probe_gradient_sketch": probe.sketch.of(probe.gradient),
         "probe_sketch": probe.sketch.of(probe.flat),
     }
+
+
+def _gradient_noise(loss: LossOnBatches, flat: Tensor, mean: Tensor) -> float:
+    """Root mean square norm of the error of the mean gradient, from its scatter over batches."""
+    n, total = len(loss.batches), 0.0
+    if n < 2:
+        return math.nan
+    for i, (batch, weight) in enumerate(zip(loss.batches, loss.weights, strict=True)):
+        with loss.naming(i):
+            one = LossOnBatches(loss.model, loss.loss, [batch], parameters=loss.names).gradient(flat)[1]
+        total += weight**2 * float(torch.linalg.vector_norm((one - mean).double())) ** 2
+    return math.sqrt(n / (n - 1) * total)

@@ -16,10 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ._untouched import evaluating
+# `as`: part of this module's interface, each described where it is made.
+from ._untouched import evaluating as evaluating
 from .errors import InputError, missing_extra
-from .model_loss import LossOnBatches, SplitLoss, flat_parameters, supervised
-from .operators import BatchOperator, Kernel, PreconditionedOperator, _Point, path_of
+from .model_loss import LossOnBatches as LossOnBatches
+from .model_loss import SplitLoss as SplitLoss
+from .model_loss import flat_parameters as flat_parameters
+from .model_loss import supervised as supervised
+from .operators import BatchOperator, Kernel, _Point, path_of
+from .operators import PreconditionedOperator as PreconditionedOperator
 
 try:
     import torch
@@ -27,18 +32,6 @@ try:
     from torch.autograd.function import BackwardCFunction, once_differentiable
 except ImportError as _error:
     raise missing_extra("torch", "real", "curvature of a torch model") from _error
-
-__all__ = [
-    "FisherOperator",
-    "GGNOperator",
-    "HessianOperator",
-    "LossOnBatches",
-    "PreconditionedOperator",
-    "SplitLoss",
-    "evaluating",
-    "flat_parameters",
-    "supervised",
-]
 
 _ONCE = once_differentiable(lambda context: context).__code__
 

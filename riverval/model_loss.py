@@ -338,7 +338,8 @@ def _check_loss(loss: Any) -> None:
     # The modules (but not functions) of torch's losses, and its functions: all take (outputs, targets).
     if isinstance(loss, nn.modules.loss._Loss) or getattr(loss, "__module__", None) == "torch.nn.functional":
         raise InputError(
-            f"loss is called as loss(model, batch), and {told} is not; for batches (x, y) give supervised({told})"
+            f"loss is called as loss(model, batch), and {told} is not; "
+            f"for batches (x, y) give riverval.hessian.supervised({told})"
         )
     if not callable(loss):
         raise InputError(f"loss must be a function loss(model, batch) that gives a scalar, got {described(loss)}")

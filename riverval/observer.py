@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import numbers
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,9 +17,10 @@ import xarray as xr
 from . import diagnostics as diagnostics  # registers those that come with riverval
 from . import store
 from ._cadence import Cadence
-from ._phases import guessed_phases, phases_of
+from ._closing import diverged_at
+from ._phases import compare_rates, guessed_phases, phases_of
 from ._typing import NDArray
-from ._watching import Finished, Following, trainable
+from ._watching import Finished, Following
 from .errors import InputError, StoreError, missing_extra
 from .provenance import provenance
 from .recorder import Recorder
@@ -35,9 +35,10 @@ except ImportError as _error:
 
 from ._plan import Plan, make_plan
 from ._prober import Notes, Prober, at_close, generator
-from ._updates import Updates, momentum_of
+from ._updates import Updates, momentum_of, scalar
 from .model_loss import flat_vector
 
+_MANY = 1000  # micro-batches without an update: nobody has so many
 _MOST_HELD = 10_000  # updates that wait to be converted, each a few small tensors
 
 
@@ -70,9 +71,11 @@ def observe(
         optimizer: any torch optimizer of the model's parameters. Its step hooks tell which updates are real (a gradient
             scaler skips some), their rates, and the gradients that they were made from (after clipping).
         probe: ``(loss, batches)``: ``loss(model, batch)`` gives the mean loss of a batch as a scalar tensor, `batches`
-            is a list of fixed batches that every probe is measured on. Do not train on them: against the gradient of
-            its own batch even an update on pure noise looks aligned. None: nothing that needs a loss is measured.
-        every: updates from one probe to the next; probes are made at the states 0, every, 2 every, ... and at the end.
+            is a list of fixed batches that every probe is measured on; `riverval.hessian.supervised` makes it for pairs
+            (x, y). Do not train on them: against the gradient of its own batch even an update on pure noise looks
+            aligned. None: nothing that needs a loss is measured.
+        every: updates from one probe to the next; probes are made at the states 0, every, 2 every, ... (or the first
+            one after it whose loss is reported) and at the end.
         out: the file to write, e.g. "run.nc"; while the run is under way its records stand in "run.partial.nc" beside
             it. None keeps them in memory, see `Observer.dataset`.
         record: what to record beside loss, rate and phase of every update: "norms" and "sketch" of every update, and
@@ -116,10 +119,9 @@ def observe(
 
 
 class Observer:
-    """A training under observation; `observe` makes it and describes the arguments.
+    """A training under observation, see `observe`: ``with observe(...) as watch``, or call `start` and `close`.
 
-    ``with observe(...) as watch`` starts and closes it; without a context call `start` and `close`. Whatever fails
-    inside is told by a warning once and in the dataset's attribute `notes`, and never stops the training.
+    Whatever fails inside is told by a warning once and in the dataset's attribute `notes`, and does not stop the run.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -131,11 +133,13 @@ class Observer:
             plan.optimizer,
             norms="norms" in plan.record,
             sketch=self._sketch if "sketch" in plan.record else None,
+            width=plan.sketch.width,
             failed=lambda error: self._notes.add("an update could not be measured", f"{type(error).__name__}: {error}"),
         )
         self._prober = Prober(plan, self._cadence, self._notes)
         self._recorder = Recorder(None, {}, "real")
         self._rates: list[float] = []
+        self._planned: NDArray[np.int8] | None = None if plan.schedule is None else plan.schedule.phases()
         self._probed = -1  # the last state that was visited
         self._converted = 0.0
         self._final: xr.Dataset | None = None
@@ -159,7 +163,14 @@ class Observer:
         self._updates.start()
         self._stage = "running"
         self._converted = time.monotonic()
-        self._visit(0)
+        try:
+            with self._harmless():
+                self._visit(0)
+        except BaseException:  # Ctrl-C in the first probe: as if it had never been started
+            self._updates.stop()
+            self._recorder.remove()
+            self._stage = "closed"
+            raise
         return self
 
     def step(self, loss: Tensor | float, *, grad_norm: Tensor | float | None = None) -> None:
@@ -185,16 +196,18 @@ class Observer:
             )
             raise InputError(f"this observer {told}")
         complete = self._updates.report(
-            _scalar("loss", loss), None if grad_norm is None else _scalar("grad_norm", grad_norm)
+            scalar("loss", loss), None if grad_norm is None else scalar("grad_norm", grad_norm)
         )
-        if not complete:
-            return
-        reached = self._updates.reached
-        due = reached != self._probed and bool(self._cadence.due(reached))
-        late = time.monotonic() - self._converted >= self._plan.interval or self._updates.held >= _MOST_HELD
-        if due or late or self._prober.state is not None:
-            self._convert()
-            self._visit(self._updates.reached)
+        with self._harmless():
+            if not complete:
+                if self._updates.reports == _MANY:
+                    self._tell_silence()
+                return
+            due = bool(self._cadence.due(self._updates.reached))
+            late = time.monotonic() - self._converted >= self._plan.interval or self._updates.held >= _MOST_HELD
+            if due or late or self._prober.state is not None:
+                self._convert()
+                self._visit(self._updates.reached)
 
     def close(self, status: str = "complete") -> None:
         """End the observation: probe the last state, take the hooks away, and write the dataset.
@@ -210,10 +223,13 @@ class Observer:
             return
         self._updates.stop()
         self._stage = "closed"
-        self._convert()
-        if status == "complete":
-            self._visit(self._updates.reached, last=True)
-        self._complete(Following(None, math.nan))
+        with self._harmless():
+            self._convert()
+            if status == "complete":
+                self._tell_silence()
+                self._visit(self._updates.reached, last=True)
+            self._complete(Following(None, math.nan))
+        self._cadence.stop()
         self._final = self._finished(status)
         self._keep(self._final)
 
@@ -223,15 +239,13 @@ class Observer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self.close()
-            return
-        if not isinstance(error, KeyboardInterrupt):
+        if error is not None and not isinstance(error, KeyboardInterrupt):
             self._notes.add("the training stopped", f"{type(error).__name__}: {error}", quiet=True)
         try:
-            self.close("interrupted")
-        except StoreError as lost:  # not to hide the error that ended the training
-            warnings.warn(f"riverval.observe: {lost}", RuntimeWarning, stacklevel=2)
+            self.close("complete" if error is None else "interrupted")
+        except Exception as lost:  # not to hide the error that ended the training, nor to keep it from what comes after
+            with contextlib.suppress(Warning):
+                warnings.warn(f"riverval.observe: {lost}", RuntimeWarning, stacklevel=2)
 
     # --- results -----------------------------------------------------------------------------------------------------
     def dataset(self) -> xr.Dataset:
@@ -254,20 +268,39 @@ class Observer:
         return self._cadence.table(rows)
 
     # --- the parts ---------------------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def _harmless(self) -> Iterator[None]:
+        """Whatever fails within is noted and reaches nobody."""
+        try:
+            yield
+        except Exception as error:
+            self._notes.add("the observer failed", f"{type(error).__name__}: {error}")
+
+    def _tell_silence(self) -> None:
+        """Say that losses come without updates, or updates without losses."""
+        made, reports = self._updates.reached, self._updates.reports
+        if reports and not made:
+            kind = type(self._plan.optimizer).__name__
+            self._notes.add("no update", f"losses are reported, but the {kind} that was given has never made a step")
+        elif made and not reports:
+            self._notes.add("no loss", "watch.step(loss) was never called, so there were no probes on the way either")
+
     def _sketch(self) -> Any:
         """The sketch of the parameters; on an accelerator a tensor, so as not to wait for it."""
-        tensors = trainable(self._plan.model)
+        tensors = self._plan.parameters()
         on_device = all(t.is_cuda for t in tensors) and len({t.device for t in tensors}) == 1
         return self._plan.sketch.on_device(tensors) if on_device else self._plan.sketch.of(tensors)
 
     def _visit(self, state: int, *, last: bool = False) -> None:
         """Probe a state, once; `last` makes everything due."""
-        if state == self._probed:
+        if state == self._probed and not (last and self._prober.state == state):
             return
+        if {name for name, p in self._plan.model.named_parameters() if p.requires_grad} - {*self._plan.names}:
+            self._notes.add("parameters", "some require gradients that did not at the start; they are not measured")
         if self._prober.visit(state, last=last):
             self._probed = state
             if self._prober.waiting:
-                self._updates.keep_next(lambda: flat_vector(trainable(self._plan.model)))
+                self._updates.keep_next(lambda: flat_vector(self._plan.parameters()))
 
     def _convert(self) -> None:
         """Make records of the updates since the last time, and complete the probe that waited for one of them."""
@@ -276,7 +309,7 @@ class Observer:
         rates, first = columns["lr"].tolist(), len(self._rates)
         if rates:
             self._rates += rates
-            columns["phase"] = self._phases(guess=True)[first:]
+            columns["phase"] = self._phases(since=first)
             self._store("step", columns)
         state = self._prober.state
         if state is not None and state < len(self._rates):
@@ -296,14 +329,14 @@ class Observer:
         except StoreError as error:
             self._notes.add("file", str(error))
 
-    def _phases(self, *, guess: bool = False) -> NDArray[np.int8]:
-        """The phase of every update so far, by the schedule or from the rates; `guess` from the last change only."""
-        schedule, count = self._plan.schedule, len(self._rates)
-        if schedule is None:
-            return guessed_phases(self._rates) if guess else phases_of(self._rates)
-        planned = np.asarray(schedule.phases(), dtype=np.int8)
-        out: NDArray[np.int8] = planned[np.minimum(np.arange(count), len(planned) - 1)]
-        return out
+    def _phases(self, *, since: int | None = None) -> NDArray[np.int8]:
+        """The phase of every update so far, by the schedule or from the rates; `since` one: a guess by the changes."""
+        if self._planned is None:
+            if since is None:
+                return phases_of(self._rates)
+            return guessed_phases(self._rates[max(since - 1, 0) :])[min(since, 1) :]
+        updates = np.arange(since or 0, len(self._rates))
+        return self._planned[np.minimum(updates, len(self._planned) - 1)]
 
     def _finished(self, status: str) -> xr.Dataset:
         """The whole dataset: the records, the phases read off all rates, what is measured at the close, the cost."""
@@ -314,7 +347,8 @@ class Observer:
             ds = ds.assign_coords(phase=("step", self._phases(), ds["phase"].attrs))
             losses = [math.nan if loss is None else loss for loss in self._updates.losses()]
             ds["train_loss"] = ds["train_loss"].copy(data=losses)
-            self._compare_rates()
+            if self._plan.schedule is not None and (off := compare_rates(self._plan.schedule, self._rates)):
+                self._notes.add("schedule", off)
         values, status = self._ending(status)
         ds = _joined(ds, build(values, {}, "real"))
         plan = self._plan
@@ -329,13 +363,10 @@ class Observer:
     def _ending(self, status: str) -> tuple[dict[str, Any], str]:
         """How the run ended: diverged if its last loss is not finite, from where on it was not."""
         losses = self._updates.losses()
-        bad = [t for t, loss in enumerate(losses) if loss is not None and not math.isfinite(loss)]
-        good = [t for t, loss in enumerate(losses) if loss is not None and math.isfinite(loss)]
-        at = min((t for t in bad if not good or t > good[-1]), default=-1)
-        if at < 0 and not np.isfinite(self._updates.last_losses).all():  # the loop was left before the update
-            at = len(losses)
+        at = diverged_at(losses, self._updates.last_losses)
+        bad = sum(loss is not None and not math.isfinite(loss) for loss in losses)
         if bad and at < 0:
-            self._notes.add("losses", f"{len(bad)} of {len(losses)} updates had none that is finite", quiet=True)
+            self._notes.add("losses", f"{bad} of {len(losses)} updates had none that is finite", quiet=True)
         return {"diverged": int(at >= 0), "diverged_at": at}, "diverged" if at >= 0 else status
 
     def _cost(self) -> dict[str, Any]:
@@ -343,20 +374,6 @@ class Observer:
         told = {"run_seconds": elapsed, "record_seconds": self._updates.seconds}
         share = {"diagnostic": list(costs), "diagnostic_share": [c.seconds / elapsed for c in costs.values()]}
         return told | (share if costs else {})
-
-    def _compare_rates(self) -> None:
-        """Note where the schedule that was given says another rate than was used."""
-        schedule, used = self._plan.schedule, np.array(self._rates)
-        if schedule is None:
-            return
-        planned = np.asarray(schedule.values())[: len(used)]
-        off = np.flatnonzero(~np.isclose(used[: len(planned)], planned, rtol=1e-5, atol=0.0))
-        if len(off):
-            t = int(off[0])
-            told = f"update {t} used the rate {used[t]:g}, the schedule says {planned[t]:g}; recorded is what was used"
-            self._notes.add("schedule", told)
-        if len(used) > len(planned):
-            self._notes.add("schedule", f"the run has {len(used)} updates, the schedule {len(planned)}", quiet=True)
 
     def _attrs(self, status: str) -> dict[str, str]:
         plan = self._plan
@@ -376,16 +393,6 @@ class Observer:
         with contextlib.suppress(StoreError):  # the records stand in the finished file
             self._recorder.flush()
         self._recorder.remove()
-
-
-def _scalar(name: str, value: Any) -> float | Tensor:
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise InputError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}; take the mean")
-        return value.detach().reshape(())
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InputError(f"{name} must be a scalar tensor or a number, got {type(value).__name__}")
-    return float(value)
 
 
 def _joined(ds: xr.Dataset, more: xr.Dataset) -> xr.Dataset:

@@ -79,8 +79,9 @@ class ValleyTest:
         told = f"{self.name}: {self.verdict}; {self.estimate:.3g} ± {self.error:.1g} at alpha = {self.alpha:g}"
         if self.batches < 2:
             return f"{told} (one batch gives no error)"
-        looks = f", corrected for {len(self.places)} places" * (len(self.places) > 1)
-        return f"{told} (s.e. over {self.batches} batches), p = {self.p_value:.2g}{looks}"
+        looks = f" (corrected for {len(self.places)} places)" * (len(self.places) > 1)
+        hypothesis = self.null.partition(";")[0]
+        return f"{told} (s.e. over {self.batches} batches); p = {self.p_value:.2g} of: {hypothesis}{looks}"
 
 
 # --- the tests -------------------------------------------------------------------------------------------------------

@@ -62,6 +62,17 @@ def test_version(capsys: Capture) -> None:
     assert capsys.readouterr().out == f"riverval {__version__}\n"
 
 
+def test_show_tells_the_notes_and_what_was_never_measured(dataset: Path, capsys: Capture) -> None:
+    ds = store.load(dataset)
+    ds["loss"] = ds["loss"] * float("nan")
+    store.save(ds.assign_attrs(notes="sharpness at state 3: no memory\nfile: full"), "noted.nc")
+    assert run("show noted.nc") == 0
+    shown = capsys.readouterr().out
+    assert "note: sharpness at state 3: no memory\nnote: file: full\n" in shown
+    (row,) = (line for line in shown.splitlines() if line.startswith("│ loss "))
+    assert row.split("│")[3].strip() == "none"
+
+
 def test_schedule_show_prints_and_exports(tmp_path: Path, capsys: Capture) -> None:
     assert run("schedule show --decay wsd-s --steps 300 --lr 0.1 --csv a.csv --plot a.png") == 0
     shown = capsys.readouterr().out

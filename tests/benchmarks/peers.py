@@ -6,6 +6,7 @@ number of Hessian-vector products. Settings are the library's own defaults unles
 
 from __future__ import annotations
 
+import functools
 import importlib
 import warnings
 from collections.abc import Callable
@@ -20,18 +21,24 @@ Found = tuple[list[float], int]
 Solver = Callable[[nn.Module, tuple[Any, Any], int, int], Found]
 
 
-def _module(name: str) -> Any:
-    """A library of the extra `bench`, without the warnings that its import raises."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return importlib.import_module(name)
+def quiet(solve: Solver) -> Solver:
+    """The same without warnings: of deprecations inside the library, and of the graphs that it leaves in gradients."""
+
+    @functools.wraps(solve)
+    def quietly(*args: Any) -> Found:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return solve(*args)
+
+    return quietly
 
 
 def pyhessian(tol: float = 1e-3) -> Solver:
     """Power iteration with deflation on one kept graph."""
 
+    @quiet
     def solve(model: nn.Module, batch: tuple[Any, Any], k: int, seed: int) -> Found:
-        library, products = _module("pyhessian.hessian"), 0
+        library, products = importlib.import_module("pyhessian.hessian"), 0
         plain = library.hessian_vector_product
 
         def counted(*args: Any) -> Any:
@@ -40,15 +47,12 @@ def pyhessian(tol: float = 1e-3) -> Solver:
             return plain(*args)
 
         torch.manual_seed(seed)
-        with warnings.catch_warnings():  # of the graph that its constructor leaves in every gradient
-            warnings.simplefilter("ignore")
-            library.hessian_vector_product = counted
-            try:
-                values, _ = library.hessian(model, nn.CrossEntropyLoss(), data=batch, cuda=False).eigenvalues(
-                    tol=tol, top_n=k
-                )
-            finally:
-                library.hessian_vector_product = plain
+        library.hessian_vector_product = counted
+        try:
+            found = library.hessian(model, nn.CrossEntropyLoss(), data=batch, cuda=False)
+            values, _ = found.eigenvalues(tol=tol, top_n=k)
+        finally:
+            library.hessian_vector_product = plain
         model.zero_grad()
         return sorted(values, reverse=True), products
 
@@ -58,8 +62,9 @@ def pyhessian(tol: float = 1e-3) -> Solver:
 def eigenthings(max_iter: int | None = None) -> Solver:
     """Lanczos with a number of steps that is fixed beforehand, a fresh graph for each product."""
 
+    @quiet
     def solve(model: nn.Module, batch: tuple[Any, Any], k: int, seed: int) -> Found:
-        library = _module("hessian_eigenthings")
+        library = importlib.import_module("hessian_eigenthings")
         operator = library.HessianOperator(model, [batch], library.supervised_loss(nn.functional.cross_entropy))
         found = library.lanczos(operator, k=k, max_iter=max_iter, which="LA", seed=seed)
         return sorted(found.eigenvalues.tolist(), reverse=True), int(found.iterations)
@@ -70,8 +75,9 @@ def eigenthings(max_iter: int | None = None) -> Solver:
 def curvlinops(**options: Any) -> Solver:
     """Its Hessian, forward over reverse, under the eigsh of SciPy, which its documentation shows."""
 
+    @quiet
     def solve(model: nn.Module, batch: tuple[Any, Any], k: int, seed: int) -> Found:
-        library = _module("curvlinops")
+        library = importlib.import_module("curvlinops")
         data = [batch]
         operator = library.HessianLinearOperator(model, nn.CrossEntropyLoss(), list(model.parameters()), data)
         inner, products = operator.to_scipy(dtype=np.float32), 0

@@ -119,6 +119,12 @@ def test_bad_arguments_say_what_is_allowed(change, message):
         critical_sharpness(loss, 0.0, 1.0, **options)
 
 
+def test_a_direction_of_another_shape_is_refused():
+    for direction in (np.ones(2), np.ones((3, 1)), 1.0):
+        with pytest.raises(InputError, match=r"point's shape \(3,\), got \("):
+            critical_sharpness(lambda w: float(w @ w), np.ones(3), direction, guess=1.0)
+
+
 def test_the_point_is_not_changed():
     loss, _, w, g = quadratic(2)
     before = w.copy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 import riverval
-from riverval import report, store
+from riverval import cli, report, store
 from riverval.diagnostics import DIAGNOSTICS, Unavailable, diagnostic
 from riverval.errors import InputError
 from riverval.schema import PROBE_STATUSES, Variable
@@ -161,6 +162,42 @@ def test_spectrum_is_in_order_and_as_long_as_asked():
     assert ds["hessian_eigenvalue"].dims == ("probe_step", "rank")
     assert ds["rank"].values.tolist() == [0, 1, 2]
     assert json.loads(ds.attrs["config"])["options"]["spectrum"]["k"] == 3
+
+
+def test_the_null_of_the_spectrum_stands_beside_it():
+    ds, _ = descend(record=["spectrum"], options={"spectrum": {"k": 3}}, cadence={"spectrum": 6})
+    np.testing.assert_allclose(ds["hessian_eigenvalue_null"], SCALES.mean())  # signs are exact on a diagonal
+    np.testing.assert_allclose(ds["hessian_eigenvalue_null_error"], np.sqrt(2 * (SCALES**2).sum()) / 6)
+
+
+def test_the_gradient_beside_the_noise_of_its_batches():
+    shifts = np.random.default_rng(0).standard_normal((4, 6))
+    ds, path = descend(record=["gradient"], probe=list(torch.from_numpy(shifts)))
+    each = path[::3, None] * SCALES + shifts
+    np.testing.assert_allclose(ds["probe_gradient_norm"], np.linalg.norm(each.mean(axis=1), axis=1))
+    noise = np.sqrt((each.var(axis=1, ddof=1) / 4).sum(axis=1))  # standard errors of the entries
+    np.testing.assert_allclose(ds["probe_gradient_null"], noise)
+    ds, _ = descend(record=["gradient"])
+    assert np.isnan(ds["probe_gradient_null"]).all()
+
+
+def test_parameters_that_nobody_uses_are_no_obstacle():
+    """A head that the loss does not go through: rows of zeros; an adaptive optimizer never gets a state for it."""
+    found = []
+    for extra in (0, 5):
+        model = Quadratic()
+        model.unused = nn.Parameter(torch.ones(extra, dtype=torch.float64)) if extra else None
+        optimizer = torch.optim.RMSprop(model.parameters(), lr=0.01)
+        record = ["sharpness", "preconditioned_sharpness", "sharpness_error"]
+        batches = [torch.zeros(6, dtype=torch.float64)] * 2
+        with riverval.observe(model, optimizer, (value, batches), record=record, every=1, budget=None) as watch:
+            model(batches[0]).backward()
+            optimizer.step()
+            watch.step(0.0)
+        ds = watch.dataset()
+        assert ds.attrs["notes"] == ""
+        found.append([ds["hessian_top"][1], ds["preconditioned_top"][1], ds["hessian_batch_mean"][0]])
+    np.testing.assert_allclose(*found, rtol=2e-3)
 
 
 def test_more_eigenvalues_than_dimensions_are_a_told_failure():
@@ -320,7 +357,7 @@ def test_every_diagnostic_tells_formula_source_and_null(name):
     assert "Null:" in told
     assert len(told) > 200
     nulls = [v for v in DIAGNOSTICS[name].variables if any(part in v for part in ("null", "mean", "error", "residual"))]
-    assert nulls or name == "gradient"
+    assert nulls
     assert f"`{name}`" in (ROOT / "docs" / "observe.md").read_text("utf-8")
 
 
@@ -511,13 +548,15 @@ def test_a_kill_leaves_a_dataset(tmp_path):
     assert np.isfinite(ds["hessian_top"]).all()
 
 
-def test_the_example_writes_what_riverval_shows(tmp_path):
+def test_the_example_writes_what_riverval_shows(tmp_path, monkeypatch, capsys):
     """The script of the documentation, as anyone would run it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
     script = ROOT / "docs" / "examples" / "observe_sgd.py"
     assert len(script.read_text("utf-8").splitlines()) <= 35
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "probes took" in done.stdout
+    with torch.random.fork_rng():
+        runpy.run_path(str(script), run_name="__main__")
+    assert "probes took" in capsys.readouterr().out
     ds = store.load(tmp_path / "run.nc")
     assert ds.attrs["status"] == "complete"
     assert ds.attrs["notes"] == ""
@@ -526,8 +565,10 @@ def test_the_example_writes_what_riverval_shows(tmp_path):
         ds["phase"], riverval.make_schedule("wsd", peak_lr=0.2, steps=400, warmup=20).phases()
     )
     assert ds["train_loss"][-50:].mean() < 0.8 * ds["train_loss"][:10].mean()
-    show = [sys.executable, "-m", "riverval", "show", tmp_path / "run.nc"]
-    shown = subprocess.run(show, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"}).stdout
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["show", "run.nc"])
+    assert not stop.value.code
+    shown = capsys.readouterr().out
     for name in ("hessian_top", "hessian_mean", "gradient_cosine", "gradient_cosine_null", "update_norm", "400"):
         assert name in shown
 

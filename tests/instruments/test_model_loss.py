@@ -119,6 +119,12 @@ def test_parameters_are_chosen_as_tensors():
     torch.testing.assert_close(loss.point(), torch.cat([problem.model.inside.bias, problem.model.out.bias]).detach())
 
 
+def test_parameters_of_a_part_of_the_model_can_be_given_as_torch_gives_them():
+    problem = make("mlp")
+    assert problem.on_batches(parameters=problem.model[2].parameters()).names == ("2.weight", "2.bias")
+    assert problem.on_batches(parameters=problem.model[2].weight).names == ("2.weight",)
+
+
 @given(
     st.sets(st.sampled_from(["inside.weight", "inside.bias", "frozen.weight", "out.weight", "out.bias"]), min_size=1)
 )
@@ -140,8 +146,10 @@ def test_parameters_that_do_not_exist_are_refused():
         ("0.wieght", r"no parameter is called '0.wieght'.*Did you mean '0.weight'"),
         ("3.*", r"no parameter is called '3\.\*'; there are: 0.weight, 0.bias"),
         ([torch.zeros(2)], "no parameter of the model"),
-        ([3], "got 3"),
+        ([3], "got the int 3"),
+        (problem.model[2], r"part\.parameters\(\)\), got a Linear"),
         ([], "parameters is empty"),
+        (iter([]), "parameters is empty"),
     ]:
         with pytest.raises(InputError, match=message):
             problem.on_batches(parameters=asked)
@@ -156,7 +164,21 @@ def test_models_and_batches_that_do_not_fit_are_refused():
     for bad in ([], iter(batches), "batch"):
         with pytest.raises(InputError, match="at least one batch"):
             LossOnBatches(model, loss, bad)
-    for weights in ([1.0], [1.0, 0.0], [1.0, np.nan], [np.inf, 1.0]):
+    for bad, message in [
+        ({"x": batches[0][0]}, r"got a dict; one batch alone is \[batch\]"),
+        (batches[0], r"a tuple of tensors, which looks like one batch \(x, y\): give \[batch\]"),
+        (torch.utils.data.DataLoader([1, 2]), r"got a DataLoader; list\(itertools.islice\(loader, 4\)\)"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            LossOnBatches(model, loss, bad)
+    for wrong in (cross_entropy, nn.CrossEntropyLoss()):
+        with pytest.raises(InputError, match=r"called as loss\(model, batch\).*give supervised\("):
+            LossOnBatches(model, wrong, batches)
+    with pytest.raises(InputError, match=r"must be a function .*got the str 'mse'"):
+        LossOnBatches(model, "mse", batches)
+    with pytest.raises(InputError, match=r"needs a model .*got a SGD"):
+        LossOnBatches(torch.optim.SGD(model.parameters(), lr=1.0), loss, batches)
+    for weights in ([1.0], [1.0, 0.0], [1.0, np.nan], [np.inf, 1.0], "ab", 3.0):
         with pytest.raises(InputError, match="2 positive numbers"):
             LossOnBatches(model, loss, batches, weights=weights)
     with pytest.raises(InputError, match="no parameters"):
@@ -173,6 +195,13 @@ def test_models_and_batches_that_do_not_fit_are_refused():
             function(flat)
     with pytest.raises(RivervalError, match="batch 1 of 1 failed: RuntimeError"):
         LossOnBatches(model, loss, [(torch.zeros(2, 4).double(), torch.zeros(2).long())])(torch.zeros(57).double())
+
+
+def test_a_loss_of_another_model_is_refused():
+    """A copy that the loss closes over: the gradient would be zero without a word."""
+    problem, other = make("mlp"), make("mlp").model
+    with pytest.raises(InputError, match=r"uses none of the parameters .*call the model that it is given"):
+        LossOnBatches(problem.model, lambda _, b: problem.loss(other, b), problem.batches).gradient()
 
 
 # --- nothing of the user's changes -----------------------------------------------------------------------------------
@@ -308,3 +337,6 @@ def test_an_example_of_several_numbers_has_their_mean_as_loss():
 def test_a_loss_of_your_own_has_none_of_single_examples():
     assert supervised(lambda z, y: (z - y).abs().mean()).each is None
     assert supervised(nn.Sequential()).each is None
+    assert supervised(torch.dist).each is None  # a builtin, which has no signature
+    with pytest.raises(InputError, match="needs a function of outputs and targets, got the str 'mse'"):
+        supervised("mse")

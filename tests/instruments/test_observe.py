@@ -6,6 +6,8 @@ import json
 import math
 import random
 import warnings
+import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +16,11 @@ from torch import nn
 
 import riverval
 from riverval import store
+from riverval._phases import guessed_phases
 from riverval._prober import generator
 from riverval.diagnostics import DIAGNOSTICS
 from riverval.errors import InputError, StoreError
+from riverval.hessian import HessianOperator, LossOnBatches, flat_parameters
 from riverval.schema import PROBE_STATUSES, validate
 
 from .watched import BATCHES, DATA, Run, loss_of, make_model, same
@@ -325,6 +329,56 @@ def test_a_group_that_is_added_later_is_watched():
     assert ds["param_norm"][1] > ds["param_norm"][0] + 0.5
 
 
+def test_a_group_that_is_taken_away_has_no_rate():
+    model = make_model()
+    parameters = list(model.parameters())
+    optimizer = torch.optim.SGD([{"params": parameters[:2]}, {"params": parameters[2:]}], lr=0.1)
+    with riverval.observe(model, optimizer) as watch:
+        for t in range(2):
+            loss = loss_of(model, DATA)
+            loss.backward()
+            optimizer.step()
+            watch.step(loss)
+            if t == 0:
+                del optimizer.param_groups[1]
+    np.testing.assert_array_equal(watch.dataset()["group_lr"], [[0.1, 0.1], [0.1, np.nan]])
+
+
+def test_a_loss_that_is_changed_in_place_later_was_kept():
+    run, total = Run(), torch.zeros(())
+    with run.observe(probe=None) as watch:
+        for t in range(3):
+            run.update()
+            total.zero_()
+            total += t
+            watch.step(total)
+    assert watch.dataset()["train_loss"].values.tolist() == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("freed", [False, True])
+def test_parameters_may_be_frozen_and_freed_on_the_way(freed):
+    """What is measured are those of the start; others are told of."""
+    run = Run()
+    first = [*run.model[0].parameters()]
+    for p in first:
+        p.requires_grad_(not freed)
+    alone = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with run.observe(record=["norms", "sketch", "alignment", "sharpness", "pca"]) as watch:
+            run.train(4, watch)
+            for p in first:
+                p.requires_grad_(freed)
+            run.train(6, watch)
+    ds = watch.dataset()
+    assert len(told) == freed
+    assert ("require gradients that did not at the start" in ds.attrs["notes"]) == freed
+    assert states(ds, "measured", "alignment") == [0, 4, 8]
+    assert np.isfinite(ds["hessian_top"]).all()
+    assert np.isfinite(ds["param_sketch"]).all()
+    assert json.loads(ds.attrs["config"])["parameters"] == alone
+
+
 MOMENTA = {"plain": {}, "heavy-ball": {"momentum": 0.9}, "nesterov": {"momentum": 0.8, "nesterov": True}}
 
 
@@ -342,6 +396,22 @@ def test_the_null_of_the_cosine_is_what_pure_noise_gives(options):
     # The cosine of independent vectors of this length scatters by 20000^-1/2 = 0.007.
     np.testing.assert_allclose(ds["update_cosine"], ds["update_cosine_null"], atol=0.035)
     assert options or np.allclose(ds["update_cosine_null"], 1.0)
+
+
+def test_the_null_of_a_resumed_optimizer_knows_of_its_past():
+    run = Run()
+    run.train(50)
+    ds = run.watched(2, probe=None).dataset()
+    np.testing.assert_allclose(ds["update_cosine_null"], math.sqrt(1 - 0.9**2))
+
+
+def test_no_null_is_claimed_where_momentum_changes():
+    run = Run()
+    with run.observe(probe=None) as watch:
+        run.train(2, watch)
+        run.optimizer.param_groups[0]["momentum"] = 0.8
+        run.train(2, watch)
+    assert np.isfinite(watch.dataset()["update_cosine_null"].values).tolist() == [True, True, False, False]
 
 
 def test_no_null_is_claimed_for_other_optimizers():
@@ -364,6 +434,28 @@ def test_phases_are_read_off_the_rates():
     with run.observe(probe=None) as watch:
         follow(run, schedule, watch)
     np.testing.assert_array_equal(watch.dataset()["phase"], schedule.phases())
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_phases_on_the_way_do_not_depend_on_when_they_are_asked_for(given):
+    schedule = riverval.make_schedule("wsd", peak_lr=0.1, steps=40, warmup=4)
+    run, early = Run(), []
+    with run.observe(probe=None, schedule=schedule if given else None) as watch:
+        for t in range(40):
+            run.optimizer.param_groups[0]["lr"] = float(schedule(t))
+            run.train(1, watch)
+            if t in (0, 1, 3, 4, 20, 39):
+                early.append(watch.dataset())
+    for ds in early:
+        expected = schedule.phases()[: ds.sizes["step"]] if given else guessed_phases(ds["lr"])
+        np.testing.assert_array_equal(ds["phase"], expected)
+
+
+def test_warnings_point_at_the_line_of_the_training():
+    run = Run()
+    with pytest.warns(RuntimeWarning, match="must give one number") as told:
+        run.watched(5, probe=(vector, BATCHES), record=["probe_loss"])
+    assert {Path(w.filename).name for w in told} == {"watched.py"}
 
 
 def test_phases_come_from_the_schedule_that_is_given():
@@ -397,6 +489,43 @@ def test_probes_keep_to_their_cadence():
     assert states(ds, "measured", "alignment") == [0, 3, 6, 9]
     assert np.isnan(ds["probe_gradient_norm"].sel(probe_step=[3, 9])).all()
     assert ds["probe_seconds"].sel(diagnostic="gradient").values[[1, 3]].tolist() == [0.0, 0.0]
+
+
+def test_probes_are_made_though_few_updates_are_reported():
+    """Every third update, after the updates 1, 4, 7, ...: never at a multiple of 6."""
+    run = Run()
+    with run.observe(record=["probe_loss"], every=6) as watch:
+        for t in range(18):
+            loss = run.update()
+            if t % 3 == 0:
+                watch.step(loss)
+    assert watch.dataset()["probe_step"].values.tolist() == [0, 7, 13, 18]
+
+
+def test_the_end_is_probed_whole_also_where_a_probe_was_due_there():
+    run = Run()
+    with run.observe(record=["probe_loss", "gradient"], cadence={"gradient": 12}) as watch:
+        run.train(8, watch)
+    ds = watch.dataset()
+    assert ds["probe_step"].values.tolist() == [0, 4, 8]
+    assert states(ds, "measured", "probe_loss") == [0, 4, 8]
+    assert states(ds, "measured", "gradient") == [0, 8]
+
+
+def test_the_graph_of_a_probe_is_gone_when_training_goes_on(monkeypatch):
+    """Also where a diagnostic waits for the update that follows: it would need room beside the training's own graph."""
+    made, make = [], HessianOperator.__init__
+
+    def noted(self, *args, **options):
+        make(self, *args, **options)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(HessianOperator, "__init__", noted)
+    run = Run()
+    watch = run.observe(record=["alignment", "sharpness", "preconditioned_sharpness"]).start()
+    assert len(made) == 1
+    assert made[0]() is None
+    watch.close()
 
 
 def test_a_probe_waits_for_the_end_of_an_accumulated_update():
@@ -478,6 +607,104 @@ def test_a_failing_probe_is_recorded_and_training_goes_on():
     assert ds.attrs["status"] == "complete"
 
 
+@pytest.mark.parametrize("place", ["riverval._prober._Guard.__init__", "riverval._prober.flat_vector"])
+def test_no_room_for_a_probe_does_not_stop_the_training(monkeypatch, place):
+    alone = Run().train(9).everything()
+    run = Run()
+    watch = run.observe(record=["norms", "alignment"]).start()
+    run.train(2, watch)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(place, full)
+    with pytest.warns(RuntimeWarning, match="the observer failed: OutOfMemoryError: no room"):
+        run.train(7, watch)
+    monkeypatch.undo()
+    watch.close()
+    assert same(alone, run.everything())
+    ds = watch.dataset()
+    assert ds["step"].values.tolist() == list(range(9))
+    assert ds["probe_step"].values[0] == 0
+
+
+def test_a_batch_that_the_loss_changes_is_told():
+    batches = [tuple(part.clone() for part in batch) for batch in BATCHES]
+
+    def scales(model, batch):
+        batch[0].mul_(2.0)
+        return loss_of(model, batch)
+
+    with pytest.warns(RuntimeWarning, match="probe_loss failed at state 0: it changed a batch in place"):
+        ds = Run().watched(2, probe=(scales, batches), record=["probe_loss"]).dataset()
+    assert states(ds, "failed", "probe_loss") == [0, 2]
+
+
+def test_a_buffer_that_is_changed_behind_its_back_is_put_back():
+    """Through `.data`, which leaves no trace but the values; and by a probe that is interrupted."""
+    run = Run()
+    statistics = run.model[1].running_mean
+    before = statistics.clone()
+
+    def shifts(model, batch):
+        statistics.data.add_(1.0)
+        if held:
+            raise KeyboardInterrupt
+        return loss_of(model, batch)
+
+    held = []
+    with pytest.warns(RuntimeWarning, match="it changed the model, which was put back"):
+        run.observe((shifts, BATCHES), record=["probe_loss"]).start().close("interrupted")
+    assert torch.equal(statistics, before)
+    held.append(True)
+    with pytest.raises(KeyboardInterrupt):
+        run.observe((shifts, BATCHES), record=["probe_loss"]).start()
+    assert torch.equal(statistics, before)
+
+
+def test_ctrl_c_in_the_first_probe_leaves_nothing_behind(tmp_path):
+    def stopped(model, batch):
+        raise KeyboardInterrupt
+
+    run = Run()
+    watch = run.observe((stopped, BATCHES), out=tmp_path / "run.nc")
+    with pytest.raises(KeyboardInterrupt):
+        watch.start()
+    assert not run.optimizer._optimizer_step_pre_hooks
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_messages_that_differ_each_time_do_not_pile_up():
+    def fails(model, batch):
+        fails.calls = getattr(fails, "calls", 0) + 1
+        raise ValueError(f"call {fails.calls}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ds = Run().watched(120, probe=(fails, BATCHES), record=["probe_loss"], every=1).dataset()
+    lines = ds.attrs["notes"].splitlines()
+    assert len(lines) == 101
+    assert lines[-1] == "more at state 100 and 20 more: messages beyond 100 different ones are not kept"
+
+
+def test_losses_without_updates_are_told():
+    """The optimizer is another one than the loop's."""
+    run = Run()
+    other = torch.optim.SGD(run.model.parameters(), lr=0.1)
+    told = "losses are reported, but the SGD that was given has never made a step"
+    with pytest.warns(RuntimeWarning, match=told), riverval.observe(run.model, other) as watch:
+        run.train(2, watch)
+    watch = riverval.observe(run.model, other).start()
+    with pytest.warns(RuntimeWarning, match=told):  # not only in the end
+        run.train(1000, watch)
+
+
+def test_updates_without_losses_are_told():
+    run = Run()
+    with pytest.warns(RuntimeWarning, match=r"watch.step\(loss\) was never called"), run.observe():
+        run.train(2)
+
+
 def cut(model, batch):
     return loss_of(model, batch).detach()
 
@@ -492,12 +719,6 @@ def vector(model, batch):
 
 def infinite(model, batch):
     return loss_of(model, batch) * math.inf
-
-
-def changes(model, batch):
-    with torch.no_grad():
-        next(model.parameters()).add_(1.0)
-    return loss_of(model, batch)
 
 
 FAILING = {
@@ -544,6 +765,40 @@ def test_an_update_that_cannot_be_measured_is_still_made(monkeypatch):
     assert same(alone, run.everything())
     assert np.isnan(ds["given_norm"]).all()
     assert np.isfinite(ds["train_loss"]).all()
+
+
+def test_two_optimizers_the_last_is_watched():
+    """The update that follows is what both did; what preconditions is that of the one that is given."""
+    model = make_model()
+    first = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    last = torch.optim.RMSprop(model[4].parameters(), lr=0.01)
+    record = ["alignment", "preconditioned_sharpness"]
+    changes = []
+    with riverval.observe(model, last, (loss_of, [DATA]), record=record, every=1, budget=None) as watch:
+        for _ in range(3):
+            model.zero_grad()
+            before = flat_parameters(model)
+            gradient = LossOnBatches(model, loss_of, [DATA]).gradient()[1]
+            loss = loss_of(model, DATA)
+            loss.backward()
+            first.step()
+            last.step()
+            watch.step(loss)
+            changes.append(-float(torch.cosine_similarity(flat_parameters(model) - before, gradient, dim=0)))
+    ds = watch.dataset()
+    assert ds.attrs["notes"] == ""
+    np.testing.assert_allclose(ds["gradient_cosine"][:3], changes, rtol=1e-4)
+    assert np.isfinite(ds["preconditioned_top"][1:]).all()
+
+
+def test_an_optimizer_without_hooks_is_refused():
+    class Wrapped(torch.optim.Optimizer):
+        def __init__(self, inner):
+            self.inner, self.param_groups = inner, inner.param_groups
+
+    run = Run()
+    with pytest.raises(InputError, match="Wrapped wraps an optimizer and has no step hooks; give the one inside"):
+        riverval.observe(run.model, Wrapped(run.optimizer))
 
 
 class Attention(nn.Module):
@@ -695,6 +950,11 @@ BAD = {
     "needs a probe": (lambda run: {"probe": None, "record": ["sharpness"]}, "'sharpness' is measured on fixed batches"),
     "cadence of nothing": (lambda run: {"cadence": {"trace": 3}}, "unknown recorded diagnostic with a cadence 'trace'"),
     "cadence": (lambda run: {"cadence": {"sharpness": 0}}, "cadence of 'sharpness'"),
+    "names of lists": (lambda run: {"record": [["norms"]]}, "record takes a list of names"),
+    "out": (lambda run: {"out": 3}, "out must be the name of a file, e.g. 'run.nc', got 3"),
+    "cadences": (lambda run: {"cadence": ["trace"]}, "cadences go by the names of diagnostics"),
+    "options": (lambda run: {"options": ["trace"]}, "options go by the names of diagnostics"),
+    "options of one": (lambda run: {"options": {"sharpness": 3}}, "options of 'sharpness' go by the names"),
     "option of nothing": (
         lambda run: {"options": {"trace": {}}},
         "options are given for 'trace', which is not recorded",
@@ -770,3 +1030,19 @@ def test_a_file_that_cannot_be_written_later_does_not_stop_the_training(tmp_path
     with pytest.raises(StoreError, match=r"what was recorded is in .* Observer.dataset\(\)"):
         watch.close()
     assert watch.dataset().sizes["step"] == 4
+
+
+def test_a_file_that_cannot_be_written_in_the_end_does_not_stop_what_comes_after(tmp_path):
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    run = Run()
+    watch = run.observe(out=folder / "run.nc")
+
+    def train():
+        with watch:
+            run.train(2, watch)
+            folder.rename(tmp_path / "moved")
+
+    with pytest.warns(RuntimeWarning, match="what was recorded is in"):
+        train()
+    assert watch.dataset().sizes["step"] == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import UserDict
+
 import numpy as np
 import pytest
 
@@ -296,10 +298,11 @@ def test_a_preconditioned_operator_is_p_to_the_minus_half_on_both_sides():
 @pytest.mark.parametrize(
     ("p", "message"),
     [
-        (torch.ones(3), r"shape \(57,\), got \(3,\)"),
+        (torch.ones(3), r"shape \(57,\), got a tensor of shape \(3,\)"),
+        (np.ones(57), r"got a NumPy array of shape \(57,\)"),
         (torch.zeros(57), "57 of 57 entries are not above 0"),
         (torch.full((57,), torch.inf), "57 not finite"),
-        ([1.0] * 57, "got list"),
+        ([1.0] * 57, "got a list"),
     ],
 )
 def test_a_preconditioner_that_does_not_fit_is_refused(p, message):
@@ -347,6 +350,13 @@ def test_a_change_of_what_is_not_copied_is_noticed(keep_graph):
     problem.batches[1][0].add_(1)
     with pytest.raises(RivervalError, match="a tensor of batch 2 was changed in place"):
         operator.blocks()["out.bias"] @ torch.ones(3)
+    named = UserDict(x=problem.batches[0][0], y=problem.batches[0][1])  # a batch of transformers' tokenizers is one
+    operator = HessianOperator(
+        LossOnBatches(problem.model, lambda m, b: cross_entropy(m(b["x"]), b["y"]), [named]), keep_graph=keep_graph
+    )
+    named["x"].add_(1)
+    with pytest.raises(RivervalError, match="a tensor of batch 1 was changed in place"):
+        operator @ torch.ones(operator.shape[0])
     operator = HessianOperator(problem.on_batches(), keep_graph=keep_graph)
     problem.model.frozen.weight.data = torch.zeros(4, 4).double()
     with pytest.raises(RivervalError, match="changed in place"):
@@ -386,6 +396,51 @@ def test_an_operation_of_torch_without_second_derivative_is_named(monkeypatch):
     monkeypatch.setattr(untouched, "sdpa_kernel", lambda backend: nullcontext())
     with pytest.raises(InputError, match=r"no second derivative: derivative for aten::_scaled_dot_product\S+"):
         HessianOperator(make("attention").on_batches()) @ torch.ones(113)
+
+
+@pytest.mark.parametrize("way", ["hook", "parametrization"])
+def test_weight_norm_is_differentiated_in_plain_operations(way):
+    """The second derivative of torch's fused kernel is wrong: the oracle is differences of the gradient."""
+    problem = make("mlp")
+    if way == "hook":
+        with pytest.warns(FutureWarning, match="deprecated"):
+            nn.utils.weight_norm(problem.model[0])
+    else:
+        nn.utils.parametrizations.weight_norm(problem.model[0], dim=1)
+    loss = problem.on_batches()
+    at, v = loss.point(), vectors(loss)
+    own = [float(problem.loss(problem.model, b).detach()) for b in problem.batches]  # by torch's kernel
+    assert loss(at) == pytest.approx(np.dot(loss.weights, own), rel=1e-12)
+    ahead, behind = (loss.gradient(at + h * v)[1] for h in (1e-5, -1e-5))
+    torch.testing.assert_close(HessianOperator(loss, at) @ v, (ahead - behind) / 2e-5, rtol=1e-6, atol=1e-8)
+    split = supervised(cross_entropy)
+    linear = LossOnBatches(problem.model, SplitLoss(split.outputs, lambda z, b: z.square().mean()), problem.batches)
+    u, gauss_newton = vectors(loss, seed=4), GGNOperator(linear)
+    assert float(u @ (gauss_newton @ v)) == pytest.approx(float(v @ (gauss_newton @ u)), rel=1e-9)
+
+
+def test_a_model_of_transformers_with_its_own_batches():
+    """Dictionaries as batches, a head tied to the embedding, dropout and attention of its own."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 7, "n_positions": 5, "n_embd": 4, "n_layer": 1, "n_head": 2}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).double()
+    model.train()
+    tokens = torch.randint(7, (2, 5))
+    batches = [transformers.BatchEncoding({"input_ids": tokens, "labels": tokens})]
+    loss = LossOnBatches(model, lambda m, b: m(**b).loss, batches)
+    assert "lm_head.weight" not in loss.names  # it is the embedding
+    v = vectors(loss)
+    found = HessianOperator(loss) @ v
+    assert model.training
+    # On the model itself. (Differences would not do: it computes its loss in float32.)
+    model.eval()
+    parameters = loss.parameters()
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        gradients = torch.autograd.grad(model(**batches[0]).loss, parameters, create_graph=True)
+    along = sum((g * piece).sum() for g, piece in zip(gradients, loss.pieces(v).values(), strict=True))
+    expected = torch.cat([h.reshape(-1) for h in torch.autograd.grad(along, parameters)])
+    close(found, expected, rtol=1e-6)
 
 
 def test_a_compiled_model_is_taken_apart():
@@ -469,7 +524,7 @@ def test_a_batch_that_fails_in_the_middle_is_named(kind):
 LOSSES = {
     "no graph": (lambda m, b: cross_entropy(m(b[0]).detach(), b[1]), "batch 1 of 2 has no graph: .*argmax"),
     "not scalar": (lambda m, b: cross_entropy(m(b[0]), b[1], reduction="none"), r"one number.*tensor of shape \(7,\)"),
-    "not a tensor": (lambda m, b: float(cross_entropy(m(b[0]).detach(), b[1])), "one number.*got a float"),
+    "not a tensor": (lambda m, b: float(cross_entropy(m(b[0]).detach(), b[1])), "one number.*got the float"),
     "not finite": (lambda m, b: cross_entropy(m(b[0]), b[1]) * torch.inf, "batch 1 of 2 is inf at this point"),
 }
 
@@ -528,6 +583,8 @@ def test_vectors_and_options_that_do_not_fit_are_refused():
     for vector in (torch.zeros(2), torch.zeros(57, 1, 1), torch.tensor(0.0), [0.0] * 57):
         with pytest.raises(InputError, match=r"shape \(57,\) or \(57, k\)"):
             operator @ vector
+    with pytest.raises(InputError, match=r"got a NumPy array of shape \(57,\) \(torch.from_numpy"):
+        operator @ np.zeros(57)
     with pytest.raises(InputError, match="57 parameters"):
         HessianOperator(loss, torch.zeros(3))
     with pytest.raises(InputError, match="unknown accumulate 'float16'"):

@@ -18,6 +18,7 @@ from riverval.valley import TESTS
 
 H = np.diag([3.0, 1.0, 0.3, 0.1])
 LOSSES = [lambda w, c=c: float((w - c) @ H @ (w - c) / 2) for c in np.random.default_rng(0).standard_normal((4, 4))]
+Q = np.linalg.qr(np.random.default_rng(2).standard_normal((70, 70)))[0]
 POINTS = list(np.random.default_rng(1).standard_normal((6, 4)))
 
 
@@ -160,7 +161,7 @@ BAD = {
         lambda: density_dataset(spectral_density(np.eye(5), rng=np.random.default_rng(0))), "give the width"
     ),
     "spread of rounding": (
-        lambda: density_dataset(spectral_density(0.1 * np.eye(70), rng=np.random.default_rng(1), probes=30)),
+        lambda: density_dataset(spectral_density(0.1 * Q @ Q.T, rng=np.random.default_rng(1), probes=30)),
         "give the width",
     ),
     "points": (lambda: density_dataset(spectral_density(H, rng=np.random.default_rng(0)), points=1), "points must be"),

@@ -158,6 +158,10 @@ def test_a_quadratic_diverges_above_the_threshold_and_not_below(make_optimizer):
     assert grows(make_optimizer, 1.0005 * bound)
 
 
+def test_momentum_that_takes_in_no_gradient_has_no_threshold():
+    assert stability_threshold(optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1, momentum=0.9, dampening=1.0)) == np.inf
+
+
 def test_adagrad_has_the_threshold_of_plain_descent_with_its_slowed_rate_in_p():
     assert stability_threshold(optim.Adagrad([nn.Parameter(torch.ones(1))], lr=0.1, lr_decay=0.5)) == pytest.approx(20)
 

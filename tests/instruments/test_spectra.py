@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 import riverval.spectra
 from riverval._lanczos import Chain, HostSpace, Krylov, Products
-from riverval._search import _bounds
+from riverval._search import ORDERS, Search, _bounds, _mixture
 from riverval.errors import InputError, RivervalError
 from riverval.spectra import over_batches, top_eigenvalue, top_eigenvalues
 
@@ -408,6 +409,7 @@ def test_tensors_and_arrays_give_the_same_search():
         ({"max_basis": 3}, "max_basis"),
         ({"start": np.ones(5)}, r"shape \(6,\) or \(6, j\), got \(5,\)"),
         ({"start": np.full(6, np.nan)}, "start must be finite"),
+        ({"rng": 3}, r"rng must be a numpy.random.Generator, such as np.random.default_rng\(3\), got 3"),
     ],
 )
 def test_bad_arguments_say_what_is_allowed(change, message):
@@ -427,6 +429,40 @@ def test_bad_arguments_say_what_is_allowed(change, message):
 def test_what_is_no_operator_is_refused(operator, message):
     with pytest.raises(InputError, match=message):
         top_eigenvalues(operator, rng=generator())
+
+
+def test_a_start_can_be_a_tensor_and_have_columns_of_zeros():
+    torch = pytest.importorskip("torch")
+    matrix = rotated(np.concatenate([[9.0, 8.0, 6.0], generator().uniform(0, 1, 97)]))
+    before = generator(1).standard_normal((100, 2))
+    tensor = torch.from_numpy(before).requires_grad_()
+    padded = np.stack([np.zeros(100), 7 * before[:, 0], np.zeros(100), before[:, 1]], axis=1)
+    first, *others = (top_eigenvalues(matrix, rng=generator(), start=start) for start in (before, tensor, padded))
+    for other in others:
+        assert other.values == pytest.approx(first.values, rel=1e-12)
+    assert not np.isnan(top_eigenvalues(matrix, rng=generator(), start=np.zeros(100)).mean_curvature)  # cold
+    assert _mixture(5 * np.eye(5), 5, 2) == pytest.approx([1.0, 1.0, 0.3, 0.1, 0.1])
+
+
+def test_vectors_are_made_column_by_column_without_a_second_copy():
+    """At 160 million parameters each column is 1.3 GB."""
+    dim, count = 200_000, 8
+    matrix = diags_array(np.concatenate([np.arange(20.0, 0.0, -1), np.zeros(dim - 20)]))
+    krylov = Krylov(Products(matrix), 12)
+    krylov.offer(np.ones(dim))
+    for _ in range(count):
+        krylov.step()
+    tracemalloc.start()
+    vectors = krylov.vectors(krylov.ritz().small)
+    peak = tracemalloc.get_traced_memory()[1]
+    assert vectors.shape == (dim, count)
+    assert vectors[:, 0].flags.c_contiguous
+    assert peak < 1.5 * vectors.nbytes
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    Search(krylov.products, "largest", ORDERS["largest"], 1, 1e-3, generator(), 9, 12).begin(vectors)
+    assert tracemalloc.get_traced_memory()[1] - before < (12 + 6) * 8 * dim  # its basis, and a few vectors
+    tracemalloc.stop()
 
 
 def test_a_search_that_fails_says_why():
@@ -478,6 +514,7 @@ def test_an_error_bar_counts_the_products_of_every_batch():
     operators = [Counting(rotated([3.0, 1.0, *np.zeros(20)], seed)) for seed in range(3)]
     bar = over_batches(operators, rng=generator())
     assert bar.products == sum(operator.calls for operator in operators)
+    assert over_batches(iter(operators), rng=generator()).values.shape == (3, 1)
     for wrong in ([np.eye(3)], [np.eye(3), np.eye(4)]):
         with pytest.raises(InputError, match="two operators of one shape"):
             over_batches(wrong, rng=generator())

@@ -152,6 +152,21 @@ def test_an_average_is_the_trace_of_a_function():
     assert abs(mean - np.mean(np.log(values))) <= 4 * error
 
 
+def test_an_average_of_a_function_that_is_not_defined_there_is_nan():
+    """Not the mean over the eigenvalues where it is; and a space that closed early is no such place."""
+    found = spectral_density(np.diag([-1.0, 2.0, 2.0]), rng=generator(), probes=3, steps=3)
+    assert np.isnan(found.nodes).any()
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(found.average(np.log)[0])
+    mean, error = found.average(np.square)
+    assert abs(mean - 3.0) <= 4 * error
+
+
+def test_hutchpp_spends_what_it_is_given_unless_the_sketch_spans_everything():
+    assert hutchpp(np.ones((50, 50)), rng=generator(), products=12).products == 12
+    assert hutchpp(np.diag(np.arange(1.0, 4.0)), rng=generator(), products=12).products == 6
+
+
 def test_the_same_generator_gives_the_same_bits():
     matrix = rotated(generator(1).standard_normal(30))
     for estimate in (hutchinson, hutchpp):
@@ -184,6 +199,9 @@ def test_every_product_is_counted():
         (lambda: hutchinson(np.eye(3), rng=generator(), kind="normal"), "unknown kind of probe 'normal'"),
         (lambda: hutchinson(np.ones((2, 3)), rng=generator()), "square"),
         (lambda: hutchpp(np.eye(3), rng=generator(), products=2), "products"),
+        (lambda: hutchinson(np.eye(3), rng=3), r"rng must be a numpy.random.Generator, .*default_rng\(3\)"),
+        (lambda: hutchpp(np.eye(3), rng=None), "rng must be"),
+        (lambda: spectral_density(np.eye(3), rng=np.random.RandomState(0)), "rng must be"),
         (lambda: spectral_density(np.eye(3), rng=generator(), steps=0), "steps"),
         (lambda: spectral_density(np.eye(3), rng=generator()).density([0.0], 0.0), "width"),
         (lambda: spectral_density(np.eye(3), rng=generator()).moment(-1), "order"),

@@ -242,6 +242,7 @@ SIX = range(6)
         (lambda: find([torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)]), "a model is no snapshot"),
         (lambda: find([[None], [None]]), "real numbers"),
         (lambda: subspace_cosines(np.eye(6), np.arange(6) < 3, SIX), "numpy.flatnonzero"),
+        (lambda: subspace_cosines(np.eye(6), [False, True], SIX), "numpy.flatnonzero"),
         (lambda: subspace_cosines(np.eye(6), [0, 1, 2.5], SIX), "whole and each once"),
         (lambda: subspace_cosines(np.eye(6), [0, 1, 1], SIX), "whole and each once"),
         (lambda: cosine([np.ones(2), np.ones(2)], [np.ones(2), None]), "number 1 of the tensors.*got None"),

@@ -174,6 +174,7 @@ def test_every_finding_says_its_null_and_itself(test):
     assert "quadratic" in found.null
     assert found.verdict in str(found)
     assert "8 batches" in str(found)
+    assert f"of: {found.null.split(';')[0]}" in str(found)  # "no barrier" with p = 1 is read wrongly without it
 
 
 # --- calibration -----------------------------------------------------------------------------------------------------
