@@ -172,7 +172,7 @@ def test_models_and_batches_that_do_not_fit_are_refused():
         with pytest.raises(InputError, match=message):
             LossOnBatches(model, loss, bad)
     for wrong in (cross_entropy, nn.CrossEntropyLoss()):
-        with pytest.raises(InputError, match=r"called as loss\(model, batch\).*give supervised\("):
+        with pytest.raises(InputError, match=r"called as loss\(model, batch\).*give riverval\.hessian\.supervised\("):
             LossOnBatches(model, wrong, batches)
     with pytest.raises(InputError, match=r"must be a function .*got the str 'mse'"):
         LossOnBatches(model, "mse", batches)
