@@ -198,7 +198,7 @@ def _norms(axis: Axes, ds: xr.Dataset) -> None:
     _states(axis, ds)
     told = {
         "param_norm": (GREEN, "parameters"), "grad_norm": (PURPLE, "gradient"),
-        "given_norm": (SKY, "gradient, clipped"), "update_norm": (ORANGE, "update"),
+        "given_norm": (SKY, "gradient given"), "update_norm": (ORANGE, "update"),
     }  # fmt: skip
     for name, (colour, label) in told.items():
         if _has(ds, name):

@@ -18,23 +18,14 @@ from riverval._search import ORDERS, Search, _bounds, _mixture
 from riverval.errors import InputError, RivervalError
 from riverval.spectra import over_batches, top_eigenvalue, top_eigenvalues
 
+from .matrices import generator, rotated
+
 KINDS = ("normal", "uniform", "decaying", "low rank", "outliers", "cluster", "multiple", "negative", "zero")
 ENDS = ("largest", "smallest", "both", "magnitude")
 
 
 def test_examples_in_docstrings():
     assert doctest.testmod(riverval.spectra).failed == 0
-
-
-def generator(seed=0):
-    return np.random.default_rng(seed)
-
-
-def rotated(values, seed=0):
-    """A dense symmetric matrix with these eigenvalues."""
-    q = np.linalg.qr(generator(seed).standard_normal((len(values), len(values))))[0]
-    matrix = (q * np.asarray(values, dtype=float)) @ q.T
-    return (matrix + matrix.T) / 2
 
 
 def wanted(values, which, k):

@@ -15,19 +15,11 @@ import riverval.traces
 from riverval.errors import InputError, RivervalError
 from riverval.traces import hutchinson, hutchpp, spectral_density
 
+from .matrices import generator, rotated
+
 
 def test_examples_in_docstrings():
     assert doctest.testmod(riverval.traces, extraglobs={"np": np}).failed == 0
-
-
-def generator(seed=0):
-    return np.random.default_rng(seed)
-
-
-def rotated(values, seed=0):
-    q = np.linalg.qr(generator(seed).standard_normal((len(values), len(values))))[0]
-    matrix = (q * np.asarray(values, dtype=float)) @ q.T
-    return (matrix + matrix.T) / 2
 
 
 def within(estimate, exact, errors=4.0):
