@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._checks import check_int, check_number, unknown
+from ._checks import check_int, check_number
 from ._untouched import bare_model
 from ._updates import check_optimizer
 from ._watching import SERIES, Diagnostic, chosen, resolved_options, trainable
@@ -215,7 +215,8 @@ def _cadences(moment: Sequence[Diagnostic], every: int, cadence: Mapping[str, in
     names = [d.name for d in moment]
     for name, updates in cadence.items():
         if name not in names:
-            raise unknown("recorded diagnostic with a cadence", name, names)
+            has = ", ".join(names) or "none"
+            raise InputError(f"cadence names {name!r}, which is not among the probes that are recorded ({has})")
         check_int(f"cadence of {name!r}", updates, low=1, what="updates")
     return {d.name: cadence.get(d.name, every * d.times) for d in moment}
 

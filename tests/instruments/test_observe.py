@@ -935,6 +935,10 @@ BAD = {
     "no optimizer": (lambda run: {"optimizer": "sgd"}, "optimizer must be a torch.optim.Optimizer, got str"),
     "one batch": (lambda run: {"probe": (loss_of, BATCHES[0])}, r"If that is one batch \(x, y\), give \[\(x, y\)\]"),
     "a tensor": (lambda run: {"probe": (loss_of, DATA[0])}, r"If that is one batch, give \[batch\]"),
+    "a cadence without probes": (
+        lambda run: {"probe": None, "cadence": {"trace": 5}},
+        r"'trace', which is .* \(none\)",
+    ),
     "no batches": (lambda run: {"probe": (loss_of, [])}, "at least one batch"),
     "a generator": (lambda run: {"probe": (loss_of, iter(BATCHES))}, "islice"),
     "loss alone": (lambda run: {"probe": loss_of}, r"probe must be \(loss, batches\)"),
@@ -948,7 +952,10 @@ BAD = {
     "unknown name": (lambda run: {"record": ["sharpnes"]}, "unknown diagnostic 'sharpnes'.*Did you mean 'sharpness'"),
     "name alone": (lambda run: {"record": "sharpness"}, "record takes a list of names"),
     "needs a probe": (lambda run: {"probe": None, "record": ["sharpness"]}, "'sharpness' is measured on fixed batches"),
-    "cadence of nothing": (lambda run: {"cadence": {"trace": 3}}, "unknown recorded diagnostic with a cadence 'trace'"),
+    "cadence of nothing": (
+        lambda run: {"cadence": {"trace": 3}},
+        r"'trace', which is not among the probes that are recorded \(probe_loss, alignment, sharpness\)",
+    ),
     "cadence": (lambda run: {"cadence": {"sharpness": 0}}, "cadence of 'sharpness'"),
     "names of lists": (lambda run: {"record": [["norms"]]}, "record takes a list of names"),
     "out": (lambda run: {"out": 3}, "out must be the name of a file, e.g. 'run.nc', got 3"),
