@@ -121,15 +121,16 @@ def build(session: nox.Session) -> None:
 
 
 def _check_contents(session: nox.Session, wheel: Path, sdist: Path) -> None:
-    """Every source file is in both; the marker of typing in the wheel; what a packager needs in the sdist."""
+    """Every source file and preset is in both, the marker of typing in the wheel, what packagers need in the sdist."""
+    sources = [*_sources(), *(ROOT / "experiments").glob("*.toml")]
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
-    wanted = {f"{ROOMS[f.parent.name]}/{f.name}" for f in _sources()} | {"riverval/py.typed"}
+    wanted = {f"{ROOMS[f.parent.name]}/{f.name}" for f in sources} | {"riverval/py.typed"}
     if missing := sorted(wanted - packed):
         session.error(f"{wheel.name} lacks {', '.join(missing)}")
     with tarfile.open(sdist) as archive:
         unpacked = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = {f.relative_to(ROOT).as_posix() for f in _sources()}
+    wanted = {f.relative_to(ROOT).as_posix() for f in sources}
     wanted |= {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "noxfile.py", "tests/constraints.txt"}
     if missing := sorted(wanted - unpacked):
         session.error(f"{sdist.name} lacks {', '.join(missing)}")

@@ -1,90 +1,37 @@
-"""One run from its config to its dataset: prepare, train, measure, save."""
+"""What is done with runs: train one, go on with one, branch off one, measure one again."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from .. import store
 from .._typing import Progress
-from ..errors import InputError, RivervalError, StoreError, missing_extra
-from ..provenance import provenance
-from ..recorder import Recorder
-from ..schema import build
-from ..schema import validate as validate_dataset
-from .config import RunConfig
+from ..errors import InputError, StoreError
+from ..schedules import Schedule
+from .checkpoints import Tell
+from .config import RunConfig, read_config
 
-try:
-    import torch
-    from torch import nn
-except ImportError as _error:
-    raise missing_extra("torch", "real", "training") from _error
+# `as`: part of this module's interface, described where they are made.
+from .job import Job as Job
+from .job import prepare as prepare
+from .machine import determinism, thread_count
+from .session import Session, is_finished, write_config
+from .session import INTERRUPTED as INTERRUPTED
+from .trunks import Trunks
 
-from .data import Data, load_images
-from .probes import Context, measure
-from .seeds import Stream, torch_seed
-from .snapshots import Snapshots, planned_states
-from .text import load_text
-from .train import Outcome, Trainer, evaluate, out_of_memory_told, pick_device, thread_count, usable_cores
-
-LOADERS: dict[str, Callable[[RunConfig], Data]] = {"images": load_images, "text": load_text}
-INTERRUPTED = "measurements: interrupted"  # the note that Ctrl-C leaves on a run that was trained to its end
-FINAL_EXAMPLES = 4  # final training loss of text: on so many times the examples of a validation
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run that is ready to start: its planned config, data and model on their device."""
-
-    config: RunConfig
-    data: Data
-    model: nn.Module
-
-    @property
-    def states(self) -> dict[str, list[int]]:
-        """Window -> states of which snapshots will be kept."""
-        return planned_states(self.config.plan, self.config.snapshots)
-
-    @property
-    def snapshot_bytes(self) -> int:
-        """Disk space that the snapshots will take."""
-        count = len({t for states in self.states.values() for t in states})
-        return count * sum(p.numel() * p.element_size() for p in self.model.parameters())
-
-    @property
-    def tokens(self) -> int | None:
-        """Tokens that the run will see, None for images."""
-        c = self.config
-        return None if c.seq is None or c.steps is None else c.seq * c.batch * c.steps
-
-
-def prepare(config: RunConfig) -> Job:
-    """Load the data, build the model, plan the schedule: all that can fail before training.
-
-    Raises:
-        InputError: an argument does not fit the data or the machine.
-        RivervalError: data cannot be had.
-        MissingExtraError: a package is missing.
-    """
-    device = pick_device(config.device)
-    if (config.threads or 1) > usable_cores():
-        raise InputError(f"threads must be at most the {usable_cores()} cores of this process, got {config.threads}")
-    with out_of_memory_told():
-        data = LOADERS[config.architecture.data_kind](config)
-        with torch.random.fork_rng(devices=[]):  # initialised on the CPU: the same start on every device
-            torch.manual_seed(torch_seed(config.seed, Stream.MODEL))
-            model = config.architecture.build(config, data.facts)
-        if config.architecture.data_kind == "images":
-            model = model.to(memory_format=torch.channels_last)
-        count = sum(p.numel() for p in model.parameters())
-        known = {"data_sha256": data.sha256, "parameters": count, "facts": {**data.facts, "device": str(device)}}
-        planned = config.planned(steps_per_epoch=data.steps_per_epoch, **known)
-        return Job(planned, data.to(device), model.to(device))
+MEASURING = (
+    "probes", "alphas", "line_examples", "hessian_examples", "hessian_points", "hessian_tol", "descent_examples",
+    "token_examples",
+)  # fmt: skip
+"""Fields of `RunConfig` that `reprobe` may change: what is measured of the snapshots, not which there are."""
 
 
 def run(
@@ -92,119 +39,211 @@ def run(
     folder: str | Path,
     progress: Progress | None = None,
     *,
-    tell: Callable[[str], None] | None = None,
+    tell: Tell | None = None,
+    trunks: Trunks | None = None,
+    share_at: Sequence[int] = (),
 ) -> xr.Dataset:
-    """Train, measure, and leave ``run.nc`` and ``snapshots/`` in `folder`, which must exist.
+    """Train, measure, and leave ``config.json``, ``run.nc``, ``snapshots/`` and ``checkpoints/`` in `folder`.
 
     The records of every update stand in ``run.partial.nc`` while it trains. The dataset is saved once after training
     and again with the probes, so that no probe can lose it. Ctrl-C and a diverging loss end the run early: the dataset
-    has what was recorded and says so in its attribute `status`.
+    has what was recorded and says so in its attribute `status`. Whatever ends it, `resume` goes on. The attribute
+    `timing` (JSON) holds the seconds spent on training, evaluations, snapshots, checkpoints and each probe.
 
     Args:
         config: from `config.resolve`, or a job from `prepare`.
-        folder: of this run; files of the same names are replaced.
+        folder: of this run; exists; files of the same names are replaced.
         progress: called as ``progress(updates_done, {"loss": ..., "lr": ...})``.
         tell: called with a line of text when a measurement starts.
+        trunks: pool of full states; the run starts from the deepest one that it can, and is the same bit for bit.
+        share_at: states to put into it.
 
     Returns:
         The saved dataset; attribute `notes` says which measurements were skipped or failed, and why.
 
     Raises:
-        As `prepare`; StoreError if something cannot be written, RivervalError if memory runs out: what was recorded
-        until then is saved as an interrupted run wherever there is room for it.
+        As `prepare`; InputError for `share_at` without a pool or outside the run; StoreError if something cannot be
+        written, RivervalError if memory runs out: what was recorded until then is saved as an interrupted run wherever
+        there is room for it.
         KeyboardInterrupt: Ctrl-C before the first update.
     """
-    folder = Path(folder)
-    with thread_count(config.threads if isinstance(config, RunConfig) else config.config.threads):
-        job = prepare(config) if isinstance(config, RunConfig) else config
-        snapshots = Snapshots(folder / "snapshots", job.states)
-        with out_of_memory_told():
-            trainer = Trainer(job.config, job.model, job.data, snapshots)
-        ds = _trained(job, trainer, folder, progress or _silent)
-        if ds.attrs["status"] == "complete":
-            ds = _probed(job, ds, snapshots, tell or _mute)
-            store.save(ds, folder / store.RUN_FILE, overwrite=True)
-    return ds
+    with _surroundings(config) as job:
+        session = _session(job, Path(folder), progress, tell, trunks, share_at)
+        session.fresh()
+        return session.complete(session.shared_start())
 
 
-def _trained(job: Job, trainer: Trainer, folder: Path, progress: Progress) -> xr.Dataset:
-    """Train and save. Whatever ends it early, the records are kept; a run without any leaves no file."""
-    recorder = Recorder(folder / store.PARTIAL_FILE, _attrs(job, "running"), "real")
-    trainer.snapshots.clear()
-    try:
-        with out_of_memory_told():
-            outcome = trainer.train(recorder, progress)
-            recorder.flush()
-            ds = _finished(job, recorder.dataset(), outcome)
-        if outcome.status == "interrupted" and "step" not in ds.dims:
-            recorder.remove()
-            raise KeyboardInterrupt
-        store.save(ds, folder / store.RUN_FILE, overwrite=True)
-        recorder.remove()
-    except RivervalError as error:
-        raise type(error)(f"{error}; {_rescued(job, recorder, folder)}") from error
-    return ds
+def resume(
+    folder: str | Path,
+    progress: Progress | None = None,
+    tell: Tell | None = None,
+    *,
+    trunks: Trunks | None = None,
+    share_at: Sequence[int] = (),
+) -> xr.Dataset:
+    """Go on with a run that was interrupted or killed, from its newest whole checkpoint: the same bits as in one go.
+
+    Without a usable checkpoint it starts anew. A finished or diverged run is returned as it is.
+
+    Args:
+        folder: of the run.
+        progress, tell, trunks, share_at: as in `run`.
+
+    Raises:
+        As `run`; StoreError where the folder holds no config; InputError where a checkpoint is of another run or the
+        data have changed.
+    """
+    folder, tell = Path(folder), tell or _mute
+    config = read_config(folder)
+    done = _finished_dataset(folder, config)
+    if done is not None:
+        tell(f"{folder} is finished ({done.attrs['status']}), there is nothing to go on with")
+        return done
+    _tidy(folder)
+    with _surroundings(config) as job:
+        session = _session(job, folder, progress, tell, trunks, share_at)
+        found = session.checkpoints.newest()
+        if found is None:
+            tell("no checkpoint that can be used: training anew")
+            session.fresh()
+            return session.complete(session.shared_start())
+        tell(f"going on from state {found.state} of {config.plan.total}")
+        session.checkpoints.forget_after(found.state)
+        return session.complete(found)
 
 
-def _rescued(job: Job, recorder: Recorder, folder: Path) -> str:
-    """Save the records of a run that cannot go on; says what became of them."""
-    mirror, target = folder / store.PARTIAL_FILE, folder / store.RUN_FILE
-    if "step" not in recorder.records:
-        mirror.unlink(missing_ok=True)
-        return "nothing was recorded"
-    ds = _finished(job, recorder.dataset(), Outcome("interrupted"))
-    for _ in range(2):
-        try:
-            store.save(ds, target, overwrite=True)
-        except StoreError:
-            with contextlib.suppress(StoreError):
-                store.load(mirror)
-                return f"what was recorded is kept in {mirror}"
-            mirror.unlink(missing_ok=True)  # spoilt by a write that failed, and in the way of the next attempt
+def branch(
+    folder: str | Path,
+    at: int,
+    schedule: Schedule,
+    into: str | Path,
+    progress: Progress | None = None,
+    *,
+    tell: Tell | None = None,
+) -> xr.Dataset:
+    """Another run that follows the one in `folder` up to state `at` and its own schedule from there.
+
+    It starts from the last full state of that run at or before `at`; from there to `at` it is repeated. Its records are
+    bit for bit those of a straight run with the same schedule. Snapshots before its start are taken over from the old
+    run where that kept the same ones; the note in the dataset says how many are missing.
+
+    Args:
+        folder: of the run.
+        at: a state of it, in 1..T.
+        schedule: of the whole new run, e.g. ``plan.branch(at, steps, shape)``; its rates before `at` are the run's.
+        into: folder of the new run; exists.
+        progress, tell: as in `run`.
+
+    Raises:
+        As `resume`; InputError where the rates before `at` differ or `at` is no state of the run.
+    """
+    folder, into, tell = Path(folder), Path(into), tell or _mute
+    old = read_config(folder)
+    if not 1 <= at <= min(old.plan.total, schedule.total):
+        raise InputError(f"a branch leaves at a state 1..{min(old.plan.total, schedule.total)} of the run, got {at}")
+    if not np.array_equal(schedule.values()[:at], old.plan.values()[:at]):
+        raise InputError(f"the schedule of a branch must have the rates of the run before state {at}")
+    if into.resolve() == folder.resolve():
+        raise InputError(f"a branch needs a folder of its own, got that of the run, {folder}")
+    pins = tuple(t for t in old.branch_points if t <= schedule.total)
+    config = dataclasses.replace(
+        old, schedule=schedule.to_dict(), steps=schedule.total, epochs=None, branch_points=pins
+    )
+    with _surroundings(config) as job:
+        session = _session(job, into, progress, tell)
+        trunk = Session(dataclasses.replace(job, config=old), folder, session.progress, tell)
+        start = trunk.checkpoints.at_or_before(at)
+        session.fresh()
+        if start is None:
+            tell(f"{folder} has no full state at or before {at}: training from scratch")
         else:
-            mirror.unlink(missing_ok=True)
-            return f"what was recorded is kept in {target}"
-    return "what was recorded could not be kept"
+            tell(f"branching off at state {at}, from the full state {start.state}")
+            start = session.adopt(trunk.snapshots.folder, start)
+        return session.complete(start)
 
 
-def _finished(job: Job, series: xr.Dataset, outcome: Outcome) -> xr.Dataset:
-    """The recorded series with how the run ended."""
-    values: dict[str, Any] = {}
-    status = outcome.status
-    if status == "complete":
-        try:
-            values = _final_losses(job)
-        except KeyboardInterrupt:
-            status = "interrupted"
-    values |= {"diverged": int(status == "diverged"), "diverged_at": outcome.diverged_at}
-    return _joined(series, build(values, {}, "real")).assign_attrs(_attrs(job, status))
+def reprobe(
+    folder: str | Path, changes: Mapping[str, Any], into: str | Path | None = None, *, tell: Tell | None = None
+) -> xr.Dataset:
+    """Measure a run again from its snapshots, without training.
+
+    Args:
+        folder: of a run that was trained to its end.
+        changes: fields of `MEASURING`, with their new values.
+        into: folder for the new dataset, which exists; None: that of the run, whose dataset is replaced.
+        tell: as in `run`.
+
+    Raises:
+        As `resume`; InputError for a field that is not one of `MEASURING`, or a run that has not ended.
+    """
+    folder = Path(folder)
+    for name in changes:
+        if name not in MEASURING:
+            raise InputError(f"{name} is past changing once a run is trained; choose from {', '.join(MEASURING)}")
+    old = read_config(folder)
+    ds = store.load(folder / store.RUN_FILE)
+    if ds.attrs["status"] != "complete":
+        raise InputError(f"{folder} is {ds.attrs['status']}, not trained to its end; go on with: riverval real resume")
+    config = dataclasses.replace(old, **changes)
+    with _surroundings(config) as job:
+        target = folder if into is None else Path(into)
+        session = _session(job, target, None, tell)
+        session.snapshots.folder = folder / "snapshots"
+        write_config(job, target)
+        return session.measured(_series(ds).assign_attrs(config=json.dumps(config.to_dict(), sort_keys=True)))
 
 
-def _final_losses(job: Job) -> dict[str, Any]:
-    config = job.config
-    examples = None if config.architecture.data_kind == "images" else FINAL_EXAMPLES * config.eval_examples
-    loss, accuracy = evaluate(config.architecture, job.model, job.data.fixed("train", examples))
-    return {"final_train_loss": loss} | ({} if accuracy is None else {"final_train_accuracy": accuracy})
+# --- parts -----------------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _surroundings(config: RunConfig | Job) -> Iterator[Job]:
+    """The job, with the threads and the determinism that its config asks for."""
+    given = config.config if isinstance(config, Job) else config
+    with thread_count(given.threads), determinism(given.deterministic):
+        yield config if isinstance(config, Job) else prepare(config)
 
 
-def _probed(job: Job, ds: xr.Dataset, snapshots: Snapshots, tell: Callable[[str], None]) -> xr.Dataset:
-    context = Context(job.config, job.model, job.data, snapshots, tell)
+def _session(
+    job: Job,
+    folder: Path,
+    progress: Progress | None,
+    tell: Tell | None,
+    trunks: Trunks | None = None,
+    share_at: Sequence[int] = (),
+) -> Session:
+    outside = [t for t in share_at if not 1 <= t <= job.config.plan.total]
+    if outside:
+        raise InputError(f"share_at must be states 1..{job.config.plan.total} of the run, got {outside[0]}")
+    if share_at and trunks is None:
+        raise InputError("share_at needs a pool to put the states into; give trunks")
+    return Session(job, folder, progress or _silent, tell or _mute, trunks, frozenset(share_at))
+
+
+def _finished_dataset(folder: Path, config: RunConfig) -> xr.Dataset | None:
+    """The dataset of the run if nothing is left to do; one of an earlier run in the same folder does not count."""
     try:
-        for part in measure(context):
-            ds = _joined(ds, part)
-    except KeyboardInterrupt:
-        context.notes.append(INTERRUPTED)
-    return validate_dataset(ds.assign_attrs(notes="\n".join(context.notes)))
+        ds = store.load(folder / store.RUN_FILE)
+    except StoreError:
+        return None
+    same = json.loads(ds.attrs["config"]) == json.loads(json.dumps(config.to_dict()))
+    return ds if same and is_finished(ds) else None
 
 
-def _joined(ds: xr.Dataset, part: xr.Dataset) -> xr.Dataset:
-    return ds.assign_coords(part.coords).assign(part.data_vars)
+def _series(ds: xr.Dataset) -> xr.Dataset:
+    """What was recorded in training, without what the probes measured."""
+    kept = [
+        name for name, v in ds.data_vars.items()
+        if {*v.dims} <= {"step"} or {*v.dims} <= {"eval_step"}
+        if v.dims or name in ("final_train_loss", "final_train_accuracy", "diverged", "diverged_at")
+    ]  # fmt: skip
+    return ds[kept].drop_vars(
+        [c for c in ds.coords if c not in ("source", "step", "lr", "phase", "eval_step")], errors="ignore"
+    )
 
 
-def _attrs(job: Job, status: str) -> dict[str, str]:
-    c = job.config
-    title = f"{c.arch} on {Path(c.data).name}, {c.plan.describe()}"
-    return provenance(title, config=c.to_dict(), seed=c.seed, status=status)
+def _tidy(folder: Path) -> None:
+    """Delete what a killed process left half written."""
+    for part in [*folder.glob(".*.part"), *folder.glob("snapshots/.*.part"), *folder.glob("checkpoints/.*.part")]:
+        part.unlink(missing_ok=True)
 
 
 def _silent(done: int, values: Mapping[str, float]) -> None:

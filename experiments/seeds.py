@@ -13,6 +13,8 @@ class Stream(IntEnum):
     MODEL = 0
     BATCHES = 1
     PROBES = 2
+    AUGMENT = 3
+    TRAINING = 4  # what a model draws by itself, e.g. for dropout
 
 
 def generator(seed: int, stream: Stream, *numbers: int) -> np.random.Generator:

@@ -16,7 +16,7 @@ import torch
 from .._typing import NDArray
 from ..errors import InputError, RivervalError, missing_extra
 from ..store import write_aside
-from .data import Batch, Data, cache_folder, spread
+from .data import Batch, Batches, Data, cache_folder, spread
 from .seeds import Stream, generator
 
 if TYPE_CHECKING:
@@ -71,10 +71,15 @@ class Text(Data):
         starts = generator(self._seed, Stream.BATCHES, step).integers(0, last, size=self._size)
         return self._sequences("train", starts)
 
-    def fixed(self, part: str, examples: int | None = None, per_batch: int = 16) -> list[Batch]:
+    def fixed(self, part: str, examples: int | None = None, per_batch: int = 16) -> Batches:
         # Whole sequences side by side, evenly spread over the stream.
         starts = spread((self.facts[part] - 1) // self._seq, examples) * self._seq
-        return [self._sequences(part, starts[a : a + per_batch]) for a in range(0, len(starts), per_batch)]
+        count = -(-len(starts) // per_batch)
+        return Batches(count, lambda k: self._sequences(part, starts[k * per_batch : (k + 1) * per_batch]))
+
+    def tokens(self, part: str, most: int | None = None) -> NDArray[np.int32]:
+        """The first `most` tokens of a part (all if None), in order, on the CPU."""
+        return np.asarray(self._parts[part][:most].cpu().numpy())
 
     def _sequences(self, part: str, starts: NDArray[np.int64]) -> Batch:
         tokens = self._parts[part]

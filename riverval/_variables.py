@@ -39,6 +39,7 @@ COORDS: dict[str, Variable] = {
     "pair": Variable("pair of states that is interpolated", "1", (("pair",),), "str"),
     "window": Variable("phase that the snapshots come from", "1", (("window",),), "str"),
     "component": Variable("principal component, largest first", "1", (("component",),), "i8"),
+    "window_pair": Variable("two windows whose first components are compared", "1", (("window_pair",),), "str"),
     "rank": Variable("number of the eigenvalue, largest first", "1", (("rank",),), "i8"),
     "group": Variable("number of the optimizer's parameter group", "1", (("group",),), "i8"),
     "sketch": Variable("entry of the sketch of a parameter vector", "1", (("sketch",),), "i8"),
@@ -55,12 +56,26 @@ COORDS: dict[str, Variable] = {
     "direction": Variable("direction of the cross-section", "1", (("direction",),), "str"),
     "offset": Variable("place on the cross-section as a share of its reach", "1", (("offset",),)),
     "eigenvalue": Variable("place on the axis of the eigenvalues", "1", (("eigenvalue",),)),
+    # Losses of single tokens and images.
+    "predictability_bin": Variable(
+        "number of the bin of tokens or images, by the entropy of a reference from the least",
+        "1",
+        (("predictability_bin",),),
+        "i8",
+    ),
+    "model_bin": Variable(
+        "number of the bin of tokens, by the model's own entropy from the least", "1", (("model_bin",),), "i8"
+    ),
+    "class": Variable("class of the image", "1", (("class",),), "i8"),
     # Studies, which hold several runs against each other.
     "along": Variable("place along the river, as a coordinate of the surface", "1", (("along",),)),
     "across": Variable("height above the valley floor, as a coordinate of the surface", "1", (("across",),)),
     "plan": Variable("schedule, among several", "1", (("plan",),), "str"),
     "family": Variable("kind of schedule that makes several decayed checkpoints", "1", (("family",),), "str"),
     "accounting": Variable("cost that is equal for the schedules compared", "1", (("accounting",),), "str"),
+    "seed": Variable("seed of the run: of its initial weights and its batches", "1", (("seed",),), "i8"),
+    "criterion": Variable("acceptance test of a reproduction", "1", (("criterion",),), "str"),
+    "metric": Variable("what is compared of finished runs", "1", (("metric",),), "str"),
     "checkpoint": Variable("number of the decayed checkpoint, from 1", "1", (("checkpoint",),), "i8"),
     "rate": Variable("peak learning rate, among several", "1", (("rate",),)),
     "total": Variable("updates of the whole run, among several", "1", (("total",),), "i8"),
@@ -81,6 +96,74 @@ _SPECTRUM = (("probe_step", "rank"),)
 _SKETCHES = (("probe_step", "sketch"),)
 _DIAGNOSTICS = (("probe_step", "diagnostic"),)
 
+
+_GAINS = {
+    "stable_gain": "last stable phase",
+    "settled_gain": "second half of the last stable phase",
+    "cooldown_gain": "last cooldown",
+}
+
+
+def _grouped(of: str, axis: str, what: str, gains: str) -> dict[str, Variable]:
+    """What is stored of tokens or images in groups, and of what each group gained in two phases."""
+    each = ((axis,),)
+    out = {
+        f"{of}_entropy": Variable(f"mean reference entropy of the {what}", "nat", each),
+        f"{of}_share": Variable(f"share of all tokens or images that is the {what}", "1", each),
+        f"{of}_loss": Variable(f"held-out loss of the {what}", "nat", (("probe_step", axis),)),
+        f"{of}_loss_error": Variable(
+            f"standard error of the loss of the {what}, over sequences or images", "nat", (("probe_step", axis),)
+        ),
+        f"{of}_model_entropy": Variable(
+            f"mean entropy of the model's predictions for the {what}", "nat", (("probe_step", axis),)
+        ),
+    }
+    for name, phase in _GAINS.items():
+        gain = f"fall of the held-out loss of the {what} over the {phase}"
+        out |= {
+            f"{gains}{name}": Variable(gain, "nat", each),
+            f"{gains}{name}_error": Variable(f"standard error of the {gain}", "nat", each),
+            f"{gains}{name}_null": Variable(f"mean of the {gain}, members shuffled over groups", "nat", each),
+            f"{gains}{name}_null_std": Variable(f"standard deviation of the same shuffled {gain}", "nat", each),
+        }
+        if axis == "class":
+            continue
+        slope = f"rise of the {gain} with the reference entropy"
+        out |= {
+            f"{gains}{name}_slope": Variable(slope, "1", ((),)),
+            f"{gains}{name}_slope_error": Variable(f"standard error of the {slope}", "1", ((),)),
+            f"{gains}{name}_slope_null": Variable(f"mean of the {slope}, tokens or images shuffled", "1", ((),)),
+            f"{gains}{name}_slope_null_std": Variable(f"standard deviation of the same shuffled {slope}", "1", ((),)),
+        }
+    return out
+
+
+# Losses of single tokens and images in groups; see `riverval.experiments.probe_predictability`.
+_PREDICTABILITY: dict[str, Variable] = {
+    **_grouped("bin", "predictability_bin", "bin", ""),
+    **_grouped("model_bin", "model_bin", "bin by the model's entropy", "model_"),
+    **_grouped("class", "class", "class", "class_"),
+    **{
+        f"{name}_start": Variable(f"first state of the gain over the {of}", "1", ((),), "i8")
+        for name, of in _GAINS.items()
+    },
+    **{
+        f"{name}_stop": Variable(f"last state of the gain over the {of}", "1", ((),), "i8")
+        for name, of in _GAINS.items()
+    },
+    "bin_reference": Variable("what measures the entropy that the bins are made by", "1", ((),), "str"),
+    "bin_ngram_loss": Variable("held-out loss of the n-gram reference in the bin", "nat", (("predictability_bin",),)),
+    "gain_contrast": Variable(
+        "relative rise with the reference entropy of the cooldown's gain, minus that of the settled stable phase's",
+        "1",
+        ((),),
+    ),
+    "gain_contrast_error": Variable("standard error of that difference", "1", ((),)),
+    "ngram_loss": Variable("held-out loss of the n-gram reference", "nat", ((),)),
+    "ngram_loss_error": Variable("standard error of the n-gram's loss, over sequences", "nat", ((),)),
+    "ngram_entropy": Variable("mean entropy of the n-gram reference's predictions, held out", "nat", ((),)),
+}
+
 # What an observer measures at a state, each beside its null; see `riverval.diagnostics`.
 _PROBES: dict[str, Variable] = {
     "probe_status": Variable("what became of the diagnostic at the state", "1", _DIAGNOSTICS, "i1"),
@@ -93,7 +176,11 @@ _PROBES: dict[str, Variable] = {
     "hessian_top_bound": Variable("bound on the error of the largest eigenvalue", "1", _STATE),
     "hessian_mean": Variable("curvature of a random direction, Tr H / dim: null of hessian_top", "1", _STATE),
     "hessian_mean_error": Variable("bound on the standard error of the curvature of a random direction", "1", _STATE),
-    "hessian_threshold": Variable("curvature above which the optimizer is unstable on a quadratic", "1", _STATE),
+    "hessian_threshold": Variable(
+        "curvature above which the optimizer is unstable on a quadratic; of one that preconditions: gradient descent",
+        "1",
+        _STATE,
+    ),
     "preconditioned_top": Variable("largest eigenvalue of the Hessian preconditioned by the optimizer", "1", _STATE),
     "preconditioned_top_residual": Variable("norm of its residual: some eigenvalue is this near", "1", _STATE),
     "preconditioned_top_bound": Variable("bound on the error of the preconditioned eigenvalue", "1", _STATE),
@@ -131,6 +218,18 @@ _PROBES: dict[str, Variable] = {
     "quasi_convexity_error": Variable("standard error of tau, from the sketches", "1", _STATE),
     "quasi_convexity_null_std": Variable(
         "standard deviation of tau towards a random point at the same distance, its mean is 0", "1", _STATE
+    ),
+    "quasi_convexity_average": Variable(
+        "weak quasi-convexity tau towards the average of the cooldown's snapshots", "1", _STATE
+    ),
+    "quasi_convexity_average_null_std": Variable(
+        "standard deviation of the same towards a random point as far away, its mean is 0", "1", _STATE
+    ),
+    "quasi_convexity_stable_average": Variable(
+        "weak quasi-convexity tau towards the average of the late stable snapshots", "1", _STATE
+    ),
+    "quasi_convexity_stable_average_null_std": Variable(
+        "standard deviation of the same towards a random point as far away, its mean is 0", "1", _STATE
     ),
 }
 
@@ -184,7 +283,69 @@ _LANDSCAPES: dict[str, Variable] = {
     "section_slope": Variable("slope of the loss along the direction in the middle", "1", (("direction",),)),
 }
 
+_EVALUATED: tuple[tuple[str, ...], ...] = (("eval_step",), ("seed", "plan", "eval_step"))
+_PLAN = (("plan",),)
+_OUTCOME = (("plan", "metric"),)
+_METRIC = (("metric",),)
+_CRITERION = (("plan", "criterion"),)
+
+# Studies of real runs: cells are plans at seeds, and differences are between plans at equal seeds; see
+# `riverval.experiments.study_data`.
+_CELLS: dict[str, Variable] = {
+    "plan_against": Variable("plan that the plan is compared with, itself where there is none", "1", _PLAN, "str"),
+    "plan_arch": Variable("architecture of the plan", "1", _PLAN, "str"),
+    "plan_schedule": Variable("schedule of the plan", "1", _PLAN, "str"),
+    "plan_shape": Variable("decay shape of the plan's last cooldown", "1", _PLAN, "str"),
+    "plan_updates": Variable("updates of the plan", "1", _PLAN, "i8"),
+    "plan_warmup": Variable("updates of the plan's warmup", "1", _PLAN, "i8"),
+    "plan_cooldown": Variable("updates of the plan's last cooldown as a fraction of its run", "1", _PLAN),
+    "plan_peak": Variable("peak learning rate of the plan", "1", _PLAN),
+    "plan_batch": Variable("images or sequences per update", "1", _PLAN, "i8"),
+    "plan_width": Variable("factor of all hidden widths", "1", _PLAN),
+    "plan_parameters": Variable("trainable parameters", "1", _PLAN, "i8"),
+    "cell_status": Variable("what became of the plan at the seed", "1", (("seed", "plan"),), "str"),
+    "cell_key": Variable("hash of the cell's configuration: the name of its folder", "1", (("seed", "plan"),), "str"),
+    "outcome": Variable("value of the metric in its own units, losses in nat", "1", (("seed", "plan", "metric"),)),
+    "outcome_mean": Variable("mean of the metric over seeds", "1", _OUTCOME),
+    "outcome_error": Variable("standard error of that mean", "1", _OUTCOME),
+    "outcome_seeds": Variable("number of seeds in the mean", "1", _OUTCOME, "i8"),
+    "outcome_gap": Variable("mean over seeds of the metric minus that of the reference plan", "1", _OUTCOME),
+    "outcome_gap_error": Variable("standard error of the gap, from the differences at equal seeds", "1", _OUTCOME),
+    "outcome_gap_low": Variable("lower end of the gap's 95 % interval (t distribution)", "1", _OUTCOME),
+    "outcome_gap_high": Variable("upper end of the gap's 95 % interval (t distribution)", "1", _OUTCOME),
+    "match_fraction": Variable("shortest cooldown, as a fraction of the run, that matches the reference", "1", _METRIC),
+    "match_fraction_error": Variable("standard error of that fraction over seeds", "1", _METRIC),
+    "match_fraction_low": Variable("lower end of that fraction's 95 % interval (t distribution)", "1", _METRIC),
+    "match_fraction_high": Variable("upper end of that fraction's 95 % interval (t distribution)", "1", _METRIC),
+    "match_fraction_seed": Variable("the same fraction of each seed, nan where none", "1", (("seed", "metric"),)),
+    "best_plan": Variable("plan of the lowest mean", "1", _METRIC, "str"),
+    "checkpoint_seed_loss": Variable(
+        "loss of the checkpoint at each seed", "1", (("accounting", "family", "checkpoint", "seed"),)
+    ),
+    "criterion_value": Variable("what the acceptance test measures, over seeds", "1", _CRITERION),
+    "criterion_error": Variable("standard error of that value over seeds", "1", _CRITERION),
+    "criterion_low": Variable("lower end of that value's 95 % interval", "1", _CRITERION),
+    "criterion_high": Variable("upper end of that value's 95 % interval", "1", _CRITERION),
+    "criterion_null": Variable("value of the acceptance test if there were nothing to find", "1", _CRITERION),
+    "criterion_bound": Variable("value that the acceptance test compares with", "1", _CRITERION),
+    "criterion_verdict": Variable("verdict of the acceptance test over seeds", "1", _CRITERION, "str"),
+    "criterion_held": Variable("seeds of which the acceptance test holds by itself", "1", _CRITERION, "i8"),
+    "criterion_seed_value": Variable(
+        "what the acceptance test measures of each seed", "1", (("seed", "plan", "criterion"),)
+    ),
+    "gain_rate_exponent": Variable("power of the peak rate in the gain of the cooldown", "1", ((),)),
+    "gain_rate_exponent_error": Variable("standard error of that power over seeds", "1", ((),)),
+    "gain_batch_exponent": Variable("power of the batch in the gain of the cooldown", "1", ((),)),
+    "gain_batch_exponent_error": Variable("standard error of that power over seeds", "1", ((),)),
+    "gain_batch_exponent_expected": Variable(
+        "the same power for noise on a quadratic at small rates: -1 for SGD, -1/2 for Adam", "1", ((),)
+    ),
+    "study_updates": Variable("updates of all cells, each from its beginning", "1", ((),), "i8"),
+    "study_shared_updates": Variable("updates of all cells, shared paths once", "1", ((),), "i8"),
+}
+
 VARIABLES: dict[str, Variable] = {
+    **_CELLS,
     # Analytic valleys: simulated, and exact beside it; see also below.
     "loss": Variable("loss of the state, without gradient noise", "1", _RUNS),
     "river": Variable("river component of the loss: loss of the state's projection onto the river", "1", _RUNS),
@@ -300,8 +461,8 @@ VARIABLES: dict[str, Variable] = {
     "group_lr": Variable("learning rate used by the update in each parameter group", "1", (("step", "group"),)),
     "param_sketch": Variable("sketch of the parameters before the update", "1", (("step", "sketch"),)),
     # Training: what belongs to a state.
-    "val_loss": Variable("loss on held-out data", "nat", (("eval_step",),)),
-    "val_accuracy": Variable("accuracy on held-out data", "1", (("eval_step",),)),
+    "val_loss": Variable("loss on held-out data", "nat", _EVALUATED),
+    "val_accuracy": Variable("accuracy on held-out data", "1", _EVALUATED),
     "final_train_loss": Variable("loss of the last state on the training data", "nat", ((),)),
     "final_train_accuracy": Variable("accuracy of the last state on the training data", "1", ((),)),
     # Geometry of the trajectory.
@@ -311,6 +472,19 @@ VARIABLES: dict[str, Variable] = {
     "probe_lr": Variable("learning rate of the update that follows the probed state", "1", (("probe_step",),)),
     **_PROBES,
     "interpolation_loss": Variable("training loss on the segment between two states", "nat", (("pair", "alpha"),)),
+    "interpolation_loss_error": Variable(
+        "standard error over batches of the loss on the segment", "nat", (("pair", "alpha"),)
+    ),
+    "interpolation_null": Variable(
+        "loss on the segment in a quadratic with the same ends and middle", "nat", (("pair", "alpha"),)
+    ),
+    "interpolation_dip": Variable("mean loss of the segment's ends minus that of its middle", "nat", (("pair",),)),
+    "interpolation_dip_error": Variable("standard error of the dip, paired over batches", "nat", (("pair",),)),
+    "interpolation_rise": Variable("largest rise of the loss from a place to a later one", "nat", (("pair",),)),
+    "interpolation_rise_error": Variable(
+        "standard error of the rise between these places, paired over batches", "nat", (("pair",),)
+    ),
+    "interpolation_batches": Variable("batches that the losses on the segments are means over", "1", ((),), "i8"),
     "interpolation_start": Variable("updates made before the first end of the segment", "1", (("pair",),), "i8"),
     "interpolation_stop": Variable("updates made before the second end of the segment", "1", (("pair",),), "i8"),
     "pca_share": Variable("share of the variance of the snapshots, centred", "1", (("window", "component"),)),
@@ -329,6 +503,34 @@ VARIABLES: dict[str, Variable] = {
     ),
     "phase_cosine": Variable("absolute cosine of the first components of stable and cooldown", "1", ((),)),
     "phase_cosine_null": Variable("the same for two directions drawn at random, mean", "1", ((),)),
+    "window_cosine": Variable("absolute cosine of the first components of two windows", "1", (("window_pair",),)),
+    "window_cosine_null": Variable("the same for two directions drawn at random, mean", "1", (("window_pair",),)),
+    "direction_norm": Variable(
+        "norm of H v, v the first component of the window, H at the start of the cooldown", "1", (("window",),)
+    ),
+    "direction_norm_low": Variable("lower end of its interval by the bootstrap over snapshots", "1", (("window",),)),
+    "direction_norm_high": Variable("upper end of its interval by the bootstrap over snapshots", "1", (("window",),)),
+    "direction_null": Variable(
+        "root mean square of the same norm for random directions, sqrt(Tr H^2 / dim)", "1", ((),)
+    ),
+    "direction_null_error": Variable("standard error of that null, over random vectors", "1", ((),)),
+    "direction_curvature": Variable("curvature v'Hv of the window's first component", "1", (("window",),)),
+    "direction_curvature_null": Variable("the same for random directions, Tr H / dim", "1", ((),)),
+    "direction_ratio": Variable("norm of H v of the early cooldown over that of the late stable window", "1", ((),)),
+    "direction_ratio_low": Variable("lower end of the ratio's interval by the bootstrap", "1", ((),)),
+    "direction_ratio_high": Variable("upper end of the ratio's interval by the bootstrap", "1", ((),)),
+    "direction_ratio_matched": Variable(
+        "the same ratio for a stable window of the early cooldown's length and spacing", "1", ((),)
+    ),
+    "direction_ratio_matched_low": Variable("lower end of that ratio's interval by the bootstrap", "1", ((),)),
+    "direction_ratio_matched_high": Variable("upper end of that ratio's interval by the bootstrap", "1", ((),)),
+    "cooldown_average_loss": Variable(
+        "loss on the probe's batches at the average of the cooldown's snapshots", "nat", ((),)
+    ),
+    "stable_average_loss": Variable(
+        "loss on the probe's batches at the average of the late stable snapshots", "nat", ((),)
+    ),
+    **_PREDICTABILITY,
     **_LANDSCAPES,
     # How the run ended.
     "diverged": Variable("1 where the loss stopped being finite", "1", _PER_RUN, "i1"),

@@ -54,10 +54,11 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def takes_schedule(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def takes_schedule(default: str | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command the schedule options; it receives `decay` and a dict `options` of those that were given.
 
-    The command must have the keyword-only parameters ``decay: str`` and ``options: dict[str, Any]``.
+    The command must have the keyword-only parameters ``decay`` and ``options: dict[str, Any]``. `default` is the
+    schedule where none is given; with None, `decay` is then None and the command chooses.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,9 @@ gains beyond is hill."""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +21,10 @@ from scipy.special import ndtr, stdtrit
 from ._typing import FloatArray, IntArray
 from .segments import Phase, windows_of
 
+Runs = Sequence[tuple[str, xr.Dataset]]
+"""Labelled datasets."""
+NOT_THE_TRAINING = ("seed", "device", "threads", "facts")
+"""Settings of a run that may differ between repetitions of it."""
 Z_LIMIT = 4.0
 """Verdicts are given beyond this many standard errors, or where Student's t has the same tail; fixed beforehand."""
 
@@ -191,6 +197,48 @@ def _lines(x: FloatArray, y: FloatArray) -> FloatArray:
     """Least-squares a + b x for each row of y, as (a, b), shape (2, rows)."""
     design = np.stack([np.ones_like(x), x], axis=1)
     return np.asarray(np.linalg.lstsq(design, y.T, rcond=None)[0], dtype=np.float64)
+
+
+def shared_updates(first: xr.Dataset, second: xr.Dataset) -> int:
+    """Updates, from the first on, that two training runs have in common: equal rates and equal losses, bit for bit."""
+    n = min(first.sizes["step"], second.sizes["step"])
+    alike = np.all([first[v].to_numpy()[:n] == second[v].to_numpy()[:n] for v in ("lr", "train_loss")], axis=0)
+    return n if alike.all() else int(np.argmin(alike))
+
+
+def fans(runs: Runs) -> list[tuple[int, Runs]]:
+    """Training runs that leave one trunk: for each trunk the state at which the first of them leaves, and the runs.
+
+    Runs belong together where they share updates of a stable phase; a common warmup alone is no trunk. It does not
+    matter whether they were branched off a checkpoint or trained from the beginning with the same seed.
+    """
+    found: list[list[tuple[str, xr.Dataset]]] = []
+    for label, ds in runs:
+        if "train_loss" not in ds or not ds.sizes["step"]:
+            continue
+        home = next((fan for fan in found if _trunk(fan[0][1], ds)), None)
+        if home is None:
+            found.append([(label, ds)])
+        else:
+            home.append((label, ds))
+    return [(min(_trunk(fan[0][1], ds) for _, ds in fan[1:]), fan) for fan in found if len(fan) > 1]
+
+
+def _trunk(first: xr.Dataset, second: xr.Dataset) -> int:
+    """The state at which two runs part; 0 where they share no update of a stable phase."""
+    shared = shared_updates(first, second)
+    return shared if (first["phase"].to_numpy()[:shared] == Phase.STABLE).any() else 0
+
+
+def repetitions(runs: Runs) -> list[list[tuple[str, xr.Dataset]]]:
+    """Training runs in groups that differ by nothing but their seed, and by where they ran."""
+    groups: dict[str, list[tuple[str, xr.Dataset]]] = {}
+    for label, ds in runs:
+        if "train_loss" in ds and ds.sizes["step"]:
+            config = json.loads(ds.attrs.get("config", "{}"))
+            told = {k: v for k, v in config.items() if k not in NOT_THE_TRAINING}
+            groups.setdefault(json.dumps([told, ds.sizes["step"]], sort_keys=True), []).append((label, ds))
+    return list(groups.values())
 
 
 def scorecard(ds: xr.Dataset) -> list[Score]:

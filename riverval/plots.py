@@ -100,24 +100,6 @@ def toy_run(ds: xr.Dataset) -> Figure:
     return figure
 
 
-def real_run(ds: xr.Dataset) -> Figure:
-    """Losses and rate of a training run, its norms, and whatever probes it has."""
-    probes = [draw for name, draw in _PROBES.items() if name in ds]
-    rows = 2 + (len(probes) + 1) // 2
-    figure = _figure((10.0, 2.9 * rows))
-    grid = figure.add_gridspec(rows, 2, height_ratios=[1.5] + [1.0] * (rows - 1))
-    loss = figure.add_subplot(grid[0, :])
-    _training_loss(loss, ds)
-    loss.set_title(ds.attrs.get("title", ""))
-    rate, norms = figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[1, 1])
-    _shade(rate, ds["phase"].to_numpy())
-    _rate(rate, ds)
-    _norms(norms, ds)
-    for k, draw in enumerate(probes):
-        draw(figure.add_subplot(grid[2 + k // 2, k % 2]), ds)
-    return figure
-
-
 def comparison(runs: Sequence[tuple[str, xr.Dataset]]) -> Figure:
     """Runs on one axis: their last cooldowns laid over each other, each loss in units of its own cooldown gain.
 
@@ -250,20 +232,6 @@ def _limit(axis: Axes, values: FloatArray) -> None:
         axis.set_ylim(low - 0.1 * (high - low), high + 0.25 * (high - low))
 
 
-def _training_loss(axis: Axes, ds: xr.Dataset) -> None:
-    _shade(axis, ds["phase"].to_numpy())
-    train = ds["train_loss"].to_numpy()
-    axis.plot(ds["step"], train, color=SKY, lw=0.5, alpha=0.5, label="training loss of each batch")
-    smooth, centre = _smooth(train)
-    axis.plot(centre, smooth, color=BLUE, lw=1.5, label="training loss, running mean")
-    if "val_loss" in ds:
-        axis.plot(ds["eval_step"], ds["val_loss"], color=RED, lw=1.3, marker=".", ms=4, label="held-out loss")
-        _river_alone(axis, ds)
-    _limit(axis, smooth)
-    axis.set(xlabel="update t", ylabel="loss (nat)")
-    axis.legend(frameon=False, fontsize=8)
-
-
 def _river_alone(axis: Axes, ds: xr.Dataset) -> None:
     """The null of the cooldown: what leaves this line downwards is hill."""
     line = compare.river_alone(ds)
@@ -277,47 +245,3 @@ def _smooth(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     mean: FloatArray = np.convolve(values, np.full(width, 1.0 / width), mode="valid")
     centre = np.arange(len(values) - width + 1, dtype=np.float64) + (width - 1) / 2
     return mean, centre
-
-
-def _norms(axis: Axes, ds: xr.Dataset) -> None:
-    _shade(axis, ds["phase"].to_numpy())
-    pairs = (("grad_norm", PURPLE, "gradient"), ("update_norm", ORANGE, "update"), ("param_norm", GREEN, "parameters"))
-    for name, colour, label in pairs:
-        if name in ds:
-            axis.plot(ds["step"], ds[name], color=colour, lw=0.8, label=label)
-    axis.set_yscale("log")
-    axis.set(xlabel="update t", ylabel="norm")
-    axis.legend(frameon=False, fontsize=8)
-
-
-def _interpolation(axis: Axes, ds: xr.Dataset) -> None:
-    for pair, colour in zip(ds["pair"].to_numpy(), (BLUE, RED), strict=False):
-        one = ds.sel(pair=pair)
-        label = f"{pair}: state {int(one['interpolation_start'])} to {int(one['interpolation_stop'])}"
-        axis.plot(ds["alpha"], one["interpolation_loss"], color=colour, marker=".", ms=4, label=label)
-    axis.set(xlabel="place between the two states", ylabel="training loss (nat)", title="Loss on the segment")
-    axis.legend(frameon=False, fontsize=8)
-
-
-def _sharpness(axis: Axes, ds: xr.Dataset) -> None:
-    ds = ds.isel(probe_step=np.isfinite(ds["hessian_top"].to_numpy()))  # an observer may have passed over some
-    top, residual = ds["hessian_top"].to_numpy(), ds["hessian_top_residual"].to_numpy()
-    axis.errorbar(ds["probe_step"], top, yerr=residual, color=RED, marker="o", ms=4, capsize=3, lw=1.3)
-    axis.set(xlabel="state", ylabel="top Hessian eigenvalue", title="Sharpness")
-    if len(top):
-        axis.set_ylim(min(0.0, float(top.min())), 1.15 * max(0.0, float(top.max())) or None)
-
-
-def _components(axis: Axes, ds: xr.Dataset) -> None:
-    ds = ds.isel(component=slice(COMPONENTS_DRAWN))
-    component = ds["component"].to_numpy()
-    for window, colour in zip(ds["window"].to_numpy(), (BLUE, RED), strict=False):
-        one = ds.sel(window=window)
-        axis.plot(component, one["pca_share"], color=colour, marker="o", ms=4, label=f"{window} snapshots")
-        axis.plot(component, one["pca_null"], color=colour, ls=":", lw=1.6, label="random walk at the same rates")
-    axis.set(xlabel="principal component", ylabel="share of variance", title="Directions of the iterates")
-    axis.set(yscale="log", xticks=component)
-    axis.legend(frameon=False, fontsize=8)
-
-
-_PROBES = {"interpolation_loss": _interpolation, "hessian_top": _sharpness, "pca_share": _components}

@@ -6,9 +6,6 @@ that were not measured, or where a measurement failed, are nan in the dataset an
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -16,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from ._checks import pick
-from ._typing import FloatArray
+from ._format import with_error
 from .errors import InputError
 from .plots import (
     BLUE,
@@ -29,19 +26,32 @@ from .plots import (
     RED,
     SKY,
     _figure,
-    _interpolation,
     _limit,
     _rate,
-    _shade,
+    _river_alone,
     _smooth,
 )
-from .plots_instruments import BARS, LEGEND, NULL
+from .plots_instruments import BARS, NULL
+from .plots_panels import (
+    Panels,
+    _band,
+    _colours,
+    _has,
+    _kept,
+    _measure,
+    _measured,
+    _null,
+    _panel,
+    _states,
+    _threshold,
+    _units,
+    page,
+)  # fmt: skip
 
-THRESHOLD: dict[str, Any] = {"color": "black", "ls": "--", "lw": 1.0}
-FAR = 6.0
-"""A threshold this many times above everything measured is named in the legend instead of drawn."""
-LETTERS = 64
-"""What fits into one line of a legend in a panel of half the width."""
+TOWARDS = (
+    ("quasi_convexity", BLUE, "last state"), ("quasi_convexity_average", RED, "cooldown's average"),
+    ("quasi_convexity_stable_average", SKY, "stable average"),
+)  # fmt: skip
 
 
 def observed(ds: xr.Dataset) -> Figure:
@@ -50,18 +60,10 @@ def observed(ds: xr.Dataset) -> Figure:
     Raises:
         InputError: there is a panel for nothing in this dataset.
     """
-    names = [name for name in PANELS if _measured(ds, name)]
-    if not names:
+    drawn = page(ds, PANELS)
+    if drawn is None:
         raise InputError(f"nothing here can be drawn; a watched run has some of: {', '.join(_wanted())}")
-    wide, rest = names[:1], names[1:]
-    rows = 1 + (len(rest) + 1) // 2
-    figure = _figure((11.0, 3.3 + 2.75 * (rows - 1)))
-    grid = figure.add_gridspec(rows, 2, height_ratios=[1.2] + [1.0] * (rows - 1))
-    places = [grid[0, :], *(grid[1 + k // 2, k % 2] for k in range(len(rest)))]
-    for place, name in zip(places, wide + rest, strict=True):
-        _panel(figure.add_subplot(place), ds, name)
-    figure.suptitle(ds.attrs.get("title", ""))
-    return figure
+    return drawn
 
 
 def panel(ds: xr.Dataset, name: str) -> Figure:
@@ -70,102 +72,16 @@ def panel(ds: xr.Dataset, name: str) -> Figure:
     Raises:
         InputError: an unknown name, or the dataset lacks what it draws.
     """
-    variables, _ = pick("panel", name, PANELS)
-    if not _measured(ds, name):
+    variables, draw = pick("panel", name, PANELS)
+    if not _measured(ds, variables):
         raise InputError(f"the panel {name!r} draws {' or '.join(variables)}, and this dataset has no such numbers")
     figure = _figure((7.5, 3.8))
-    _panel(figure.add_subplot(), ds, name)
+    _panel(figure.add_subplot(), ds, name, draw)
     return figure
-
-
-def _panel(axis: Axes, ds: xr.Dataset, name: str) -> None:
-    PANELS[name][1](axis, ds)
-    axis.set_title(axis.get_title() or name.capitalize())
-    axis.spines[["top", "right"]].set_visible(False)
-    labels = axis.get_legend_handles_labels()[1]
-    if labels:
-        columns = 2 if 2 * max(map(len, labels)) <= LETTERS else 1
-        _make_room(axis, 0.04 + 0.08 * -(-len(labels) // columns))
-        style = {**LEGEND, "fontsize": 7.5, "columnspacing": 1.2, "handlelength": 1.6}
-        axis.legend(loc="upper left", ncols=columns, **style).set_in_layout(False)
-
-
-def _make_room(axis: Axes, part: float) -> None:
-    """Raise the top, so that this part of the panel is above what is drawn: the legend stands there."""
-    low, high = axis.get_ylim()
-    share = part / (1 - part)
-    if axis.get_yscale() == "log":
-        axis.set_ylim(low, high * (high / low) ** share)
-    else:
-        axis.set_ylim(low, high + share * (high - low))
-
-
-def _measured(ds: xr.Dataset, name: str) -> bool:
-    return any(v in ds and bool(np.isfinite(ds[v].to_numpy()).any()) for v in PANELS[name][0])
 
 
 def _wanted() -> list[str]:
     return [v for variables, _ in PANELS.values() for v in variables]
-
-
-# --- the parts that panels share -------------------------------------------------------------------------------------
-def _states(axis: Axes, ds: xr.Dataset) -> None:
-    """An axis of states with the phases behind it."""
-    if "phase" in ds.coords:
-        _shade(axis, ds["phase"].to_numpy())
-    axis.set_xlabel("state")
-
-
-def _has(ds: xr.Dataset, name: str) -> bool:
-    return name in ds and bool(np.isfinite(ds[name].to_numpy()).any())
-
-
-def _kept(ds: xr.Dataset, name: str, axis_name: str = "probe_step") -> tuple[FloatArray, FloatArray]:
-    """Where a series was measured, and what: a line that connects its points over the others."""
-    values = ds[name].to_numpy().astype(float)
-    kept = np.isfinite(values)
-    return ds[axis_name].to_numpy()[kept], values[kept]
-
-
-def _measure(axis: Axes, ds: xr.Dataset, name: str, error: str, colour: str, label: str, times: float = 2.0) -> None:
-    place, value = _kept(ds, name)
-    bars = None
-    if error in ds:
-        bars = times * np.nan_to_num(ds[error].to_numpy()[np.isfinite(ds[name].to_numpy())])
-    axis.errorbar(place, value, yerr=bars, color=colour, label=label, **BARS)
-
-
-def _null(axis: Axes, ds: xr.Dataset, name: str, label: str, spread: str = "") -> None:
-    """A null as a dotted line, with a band of two of its standard deviations where it has any."""
-    if not _has(ds, name):
-        return
-    place, value = _kept(ds, name)
-    axis.plot(place, value, label=label, **NULL)
-    if spread in ds:
-        half = 2 * np.nan_to_num(ds[spread].to_numpy()[np.isfinite(ds[name].to_numpy())])
-        axis.fill_between(place, value - half, value + half, color=GREY, alpha=0.2, lw=0)
-
-
-def _band(axis: Axes, ds: xr.Dataset, spread: str, label: str) -> None:
-    """A null whose mean is 0."""
-    if _has(ds, spread):
-        place, half = _kept(ds, spread)
-        axis.fill_between(place, -2 * half, 2 * half, color=GREY, alpha=0.25, lw=0, label=label)
-    axis.axhline(0, color=GREY, lw=0.8)
-
-
-def _threshold(axis: Axes, ds: xr.Dataset, name: str, label: str) -> None:
-    """A threshold, where it is near what was measured: in a cooldown it goes to infinity as the rate goes to 0."""
-    if not _has(ds, name):
-        return
-    place, value = _kept(ds, name)
-    lowest, typical = float(value.min()), float(np.median(value))
-    low, high = axis.get_ylim()
-    if lowest > high and typical > FAR * high:
-        axis.plot([], [], label=f"{label}: typically {typical:.3g}, far above", **THRESHOLD)
-        return
-    axis.plot(place, value, label=label, **THRESHOLD)
-    axis.set_ylim(low, max(high, 1.1 * min(typical, FAR * high)))
 
 
 # --- panels ----------------------------------------------------------------------------------------------------------
@@ -182,8 +98,10 @@ def _losses(axis: Axes, ds: xr.Dataset) -> None:
     if _has(ds, "val_loss"):
         place, value = _kept(ds, "val_loss", "eval_step")
         axis.plot(place, value, color=GREEN, marker=".", ms=4, lw=1.3, label="held-out loss")
+        if "phase" in ds.coords:
+            _river_alone(axis, ds)
     _limit(axis, smooth)
-    axis.set(xlabel="update", ylabel="loss", title="Loss")
+    axis.set(xlabel="update", ylabel=f"loss{_units(ds, 'train_loss')}", title="Loss")
 
 
 def _learning_rate(axis: Axes, ds: xr.Dataset) -> None:
@@ -271,30 +189,40 @@ def _trace(axis: Axes, ds: xr.Dataset) -> None:
 
 def _tau(axis: Axes, ds: xr.Dataset) -> None:
     _states(axis, ds)
-    _measure(axis, ds, "quasi_convexity", "quasi_convexity_error", BLUE, r"$\tau$ ± 2 s.e.")
-    _band(axis, ds, "quasi_convexity_null_std", "null: towards a random point, ± 2 s.d.")
-    _, value = _kept(ds, "quasi_convexity")
+    values = []
+    for name, colour, told in TOWARDS:
+        if _has(ds, name):
+            label = f"towards the {told}" + (" ± 2 s.e." if f"{name}_error" in ds else "")
+            _measure(axis, ds, name, f"{name}_error", colour, label)
+            _band(axis, ds, f"{name}_null_std", "", colour)
+            values.append(_kept(ds, name)[1])
+    if any(_has(ds, f"{name}_null_std") for name, _, _ in TOWARDS):
+        label = "null: random points, ± 2 s.d."
+        axis.fill_between([], [], color=GREY, alpha=0.25, lw=0, label=label)
     # Near the last state numerator and denominator vanish: what is left of their ratio may not set the scale.
-    low, high = np.quantile(value, [0.05, 0.95])
-    axis.set_ylim(
-        min(0.0, low) - 0.35 * (high - min(0.0, low)) - 0.1, max(0.0, high) + 0.6 * (high - min(0.0, low)) + 0.1
-    )
+    low, high = np.quantile(np.concatenate(values), [0.05, 0.95])
+    low, high = min(0.0, low), max(0.0, high)
+    axis.set_ylim(low - 0.35 * (high - low) - 0.1, high + 0.6 * (high - low) + 0.1)
     for level, told in ((1.0, "convex: at least 1"), (2.0, "quadratic around its minimum: 2")):
         axis.axhline(level, color="black", lw=0.7, ls=":" if level == 1 else "-.", label=told)
-    axis.set(ylabel=r"$\tau$", title="Weak quasi-convexity towards the last state")
+    axis.set(ylabel=r"$\tau$", title="Weak quasi-convexity")
 
 
 def _shares(axis: Axes, ds: xr.Dataset) -> None:
     ds = ds.isel(component=slice(COMPONENTS_DRAWN))
     component = ds["component"].to_numpy() + 1
-    for window, colour in zip(ds["window"].to_numpy(), CYCLE, strict=False):
+    for window, colour in _colours(ds["window"].to_numpy().tolist()).items():
         one = ds.sel(window=window)
+        if not _has(one, "pca_share"):
+            continue
         bars = 2 * np.nan_to_num(one["pca_share_error"].to_numpy()) if "pca_share_error" in ds else None
         axis.errorbar(component, one["pca_share"], yerr=bars, color=colour, label=f"{window}", **BARS)
         if "pca_null" in ds:
-            axis.plot(component, one["pca_null"], color=colour, ls=":", lw=1.6, label=f"{window}, null: random walk")
+            axis.plot(component, one["pca_null"], color=colour, ls=":", lw=1.6)
+    if _has(ds, "pca_null"):
+        axis.plot([], [], label="null of each: random walk", **NULL)
     axis.set(xlabel="principal component", ylabel="share of variance", yscale="log", xticks=component)
-    if _has(ds, "phase_cosine") and _has(ds, "phase_cosine_null"):
+    if _has(ds, "phase_cosine") and _has(ds, "phase_cosine_null") and "window_pair" not in ds.dims:
         cosine, null = (float(ds[f"phase_cosine{of}"]) for of in ("", "_null"))
         axis.plot([], [], lw=0, label=f"|cos| of the first ones {cosine:.2g}, null {null:.2g}")
     axis.set_title("Directions of the iterates")
@@ -306,7 +234,32 @@ def _drift(axis: Axes, ds: xr.Dataset) -> None:
     if "drift_null" in ds:
         axis.hlines(ds["drift_null"], place - 0.35, place + 0.35, label="null: independent steps", **NULL)
     axis.set(ylabel="|mean step|² / mean |step|²", title="How far the steps agree")
-    axis.set_xticks(place, [str(w) for w in ds["window"].to_numpy()])
+    axis.set_xticks(place, [str(w).replace(" ", "\n") for w in ds["window"].to_numpy()])
+
+
+def _interpolation(axis: Axes, ds: xr.Dataset) -> None:
+    alpha = ds["alpha"].to_numpy()
+    for pair, colour in _colours(ds["pair"].to_numpy().tolist()).items():
+        one = ds.sel(pair=pair)
+        if not _has(one, "interpolation_loss"):
+            continue
+        label = f"{pair}: states {int(one['interpolation_start'])} to {int(one['interpolation_stop'])}"
+        if _has(one, "interpolation_dip"):
+            error = float(one["interpolation_dip_error"]) if "interpolation_dip_error" in ds else np.nan
+            label += f", dip {with_error(float(one['interpolation_dip']), error)}"
+        loss = one["interpolation_loss"].to_numpy()
+        if _has(one, "interpolation_loss_error"):
+            half = 2 * np.nan_to_num(one["interpolation_loss_error"].to_numpy())
+            axis.fill_between(alpha, loss - half, loss + half, color=colour, alpha=0.2, lw=0)
+        axis.plot(alpha, loss, color=colour, marker=".", ms=4, label=label)
+        if "interpolation_null" in ds:
+            axis.plot(alpha, one["interpolation_null"], color=colour, ls=":", lw=1.6)
+    if _has(ds, "interpolation_null"):
+        axis.plot([], [], label="null of each: quadratic through its ends and middle", **NULL)
+    if _has(ds, "interpolation_loss_error"):
+        axis.fill_between([], [], color=GREY, alpha=0.3, lw=0, label="± 2 s.e. over batches")
+    axis.set(xlabel="place between the two states", ylabel=f"training loss{_units(ds, 'interpolation_loss')}")
+    axis.set_title("Loss on the segment")
 
 
 def _costs(axis: Axes, ds: xr.Dataset) -> None:
@@ -322,7 +275,7 @@ def _costs(axis: Axes, ds: xr.Dataset) -> None:
     axis.set(xlabel="of the run's time", title=f"What it cost: {100 * np.nansum(share):.2g} % of the run")
 
 
-PANELS: dict[str, tuple[tuple[str, ...], Callable[[Axes, xr.Dataset], None]]] = {
+PANELS: Panels = {
     "loss": (("train_loss", "probe_loss"), _losses),
     "learning rate": (("lr",), _learning_rate),
     "norms": (("param_norm", "grad_norm", "update_norm"), _norms),
@@ -338,4 +291,3 @@ PANELS: dict[str, tuple[tuple[str, ...], Callable[[Axes, xr.Dataset], None]]] = 
     "interpolation": (("interpolation_loss",), _interpolation),
     "costs": (("diagnostic_share",), _costs),
 }
-"""Panel -> the variables of which it needs at least one, and how it is drawn."""

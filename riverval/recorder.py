@@ -128,6 +128,21 @@ class Recorder:
         if self._path is not None and time.monotonic() - self._last_write >= self._interval:
             self.flush()
 
+    def restore(self, records: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
+        """Take up the records of an earlier process and write them to the mirror at once.
+
+        Args:
+            records: columns by axis, as in `extend`.
+
+        Raises:
+            StoreError: as `extend`, or something was recorded already.
+        """
+        if self.records:
+            raise StoreError(f"only a recorder without records can be restored, this one has {_told(self.records)}")
+        for axis, columns in records.items():
+            self.extend(axis, **columns)
+        self.flush()
+
     def describe(self, **attrs: str) -> None:
         """Change attributes of the mirror, e.g. its notes, with the next write."""
         self._attrs.update(attrs)

@@ -14,14 +14,22 @@ from string import Template
 import xarray as xr
 from matplotlib.figure import Figure
 
-from . import __version__, plots, plots_bigram, plots_instruments, plots_observer, plots_toy
+from . import (
+    __version__,
+    plots,
+    plots_bigram,
+    plots_branches,
+    plots_instruments,
+    plots_observer,
+    plots_real,
+    plots_real_studies,
+    plots_toy,
+)
 from ._format import with_error
-from .compare import Score, scorecard
+from .compare import Runs, Score, fans, scorecard
 from .errors import InputError
 from .schedules import schedule_from_dict
 from .store import write_aside
-
-Runs = Sequence[tuple[str, xr.Dataset]]
 
 
 def write_report(runs: Runs, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -47,10 +55,28 @@ def render(runs: Runs) -> str:
         title=html.escape(" · ".join(label for label, _ in runs)),
         comparison=_image(plots.comparison(runs), "loss of every run against the progress of its last cooldown"),
         overview=_overview(runs),
+        training=_training(runs),
         scorecard=_scorecard(runs),
         sections=sections,
         version=__version__,
     )
+
+
+def _training(runs: Runs) -> str:
+    """Training runs over each other: the branches of each trunk, and the curves of all where there are others."""
+    pictures = []
+    found = fans(runs)
+    for state, branches in found:
+        names = ", ".join(label for label, _ in branches)
+        told = (
+            f"<p>These runs share a trunk, which the first of them leaves at state {state}: {html.escape(names)}.</p>"
+        )
+        pictures.append(told + _image(plots_branches.fan(branches), f"branches {names}"))
+    trained = [run for run in runs if "train_loss" in run[1] and run[1].sizes["step"]]
+    if len(trained) > max((len(branches) for _, branches in found), default=1):
+        told = "<p>Several seeds of one run are thin lines, and their mean a thick one.</p>"
+        pictures.append(told + _image(plots_branches.training_curves(trained), "losses of the training runs"))
+    return f"<h2>Training</h2>{''.join(pictures)}" if pictures else ""
 
 
 def _overview(runs: Runs) -> str:
@@ -97,8 +123,8 @@ def _score_row(label: str, score: Score) -> str:
 
 def _section(label: str, ds: xr.Dataset) -> str:
     source = str(ds["source"].item())
-    figure = run_figure(ds)
-    picture = "" if figure is None else _image(figure, f"curves of {label}")
+    figures = run_figures(ds)
+    picture = "".join(_image(figure, f"picture {k + 1} of {label}") for k, figure in enumerate(figures))
     attrs = {k: v for k, v in ds.attrs.items() if k not in ("title", "config", "versions")}
     facts = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(str(v)) or '-'}</dd>" for k, v in attrs.items())
     blocks = "".join(
@@ -112,18 +138,19 @@ def _section(label: str, ds: xr.Dataset) -> str:
     )
 
 
-def run_figure(ds: xr.Dataset) -> Figure | None:
-    """The picture of one run: by what the dataset holds; None where there is no picture for it."""
+def run_figures(ds: xr.Dataset) -> list[Figure]:
+    """The pictures of one dataset, by what it holds; none where there is no picture for it."""
     for name, draw in _INSTRUMENTS.items():
         if name in ds:
-            return draw(ds)
+            return [draw(ds)]
     if "train_loss" in ds:
-        return plots.real_run(ds)
+        further = plots_real.real_appendix(ds)
+        return [plots_real.real_run(ds), *([] if further is None else [further])]
     if "study" in json.loads(ds.attrs.get("config", "{}")):
-        return plots_toy.study(ds)
+        return [plots_real_studies.study(ds) if "outcome" in ds else plots_toy.study(ds)]
     if "context_excess" in ds:
-        return plots_bigram.bigram_run(ds)
-    return plots.toy_run(ds) if "hill" in ds or "hill_quantile" in ds else None
+        return [plots_bigram.bigram_run(ds)]
+    return [plots.toy_run(ds)] if "hill" in ds or "hill_quantile" in ds else []
 
 
 # A variable that only one kind of dataset has -> its picture.
@@ -179,6 +206,7 @@ $overview
 <p>Each run is laid over the others at its last cooldown (shaded), its loss in units of that cooldown's gain: 1 is the
 loss where the cooldown starts, 0 the loss where it ends.</p>
 $comparison
+$training
 <h2>Scorecard</h2>
 <p>Every diagnostic beside its theory or its null, with one standard error where one is known. A verdict needs 4
 standard errors, fixed beforehand. <em>River alone</em> is what the cooldown would gain if the loss went on to fall, per

@@ -28,14 +28,19 @@ LAYERS: dict[int, str] = {
     "_phases _cadence _updates _watching _plan _prober _closing theory theory_decay theory_runs theory_paths",
     3: "compare forecast",
     4: "toy.* experiments.*",
-    5: "console plots plots_bigram plots_toy report plots_instruments plots_observer",
-    6: "__main__ cli cli_options commands demo experiments.cli "
+    5: "console plots plots_bigram plots_toy report plots_instruments plots_observer plots_panels plots_real "
+    "plots_real_studies plots_branches",
+    6: "__main__ cli cli_options commands demo experiments.cli experiments.cli_runs experiments.cli_study "
     "toy.cli toy.cli_bigram toy.cli_check toy.cli_keep toy.cli_study",
 }
 
 # Third-party package -> the modules that may import it at all, and those that may do so only inside a function.
 CONFINED: dict[str, tuple[str, str]] = {
-    "matplotlib": ("plots plots_bigram plots_toy plots_instruments plots_observer report", ""),
+    "matplotlib": (
+        "plots plots_bigram plots_toy plots_instruments plots_observer plots_panels plots_real plots_real_studies "
+        "plots_branches report",
+        "",
+    ),
     "sympy": ("toy.*", ""),
     "numba": ("toy._jit", ""),
     "torch": (
@@ -46,7 +51,8 @@ CONFINED: dict[str, tuple[str, str]] = {
     "transformers": ("experiments.*", ""),
     "rich": ("console", ""),
     "typer": (
-        "cli cli_options commands toy.cli toy.cli_bigram toy.cli_check toy.cli_study experiments.cli",
+        "cli cli_options commands toy.cli toy.cli_bigram toy.cli_check toy.cli_study experiments.cli "
+        "experiments.cli_runs experiments.cli_study",
         "",
     ),
 }

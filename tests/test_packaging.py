@@ -51,6 +51,14 @@ def test_coverage_watches_every_room():
     assert PROJECT["tool"]["coverage"]["run"]["source"] == list(PROJECT["tool"]["setuptools"]["package-dir"].values())
 
 
+def test_every_file_beside_the_sources_is_packaged():
+    setuptools = PROJECT["tool"]["setuptools"]
+    for package, folder in setuptools["package-dir"].items():
+        patterns = setuptools["package-data"].get(package, [])
+        others = [f for f in (ROOT / folder).iterdir() if f.is_file() and f.suffix != ".py"]
+        assert [f.name for f in others if not any(f.match(p) for p in patterns)] == []
+
+
 def test_every_tested_python_is_declared():
     declared = {c.rpartition(" ")[2] for c in PROJECT["project"]["classifiers"] if "Python :: 3." in c}
     listed = re.search(r"python: \[(.+)\]", (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))

@@ -54,7 +54,7 @@ def real() -> xr.Dataset:
 def test_page_is_self_contained_and_holds_every_run(real: xr.Dataset, tmp_path: Path) -> None:
     path = report.write_report([("net", real), ("valley", valley(WSD, slope=0.3, hill=2.0))], tmp_path / "page.html")
     page = path.read_text()
-    assert page.count("data:image/png;base64,") == 2  # the common axis and the real run's picture
+    assert page.count("data:image/png;base64,") == 3  # the common axis and the real run's two pictures
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert "<script" not in page
     assert "a &lt;made&gt; run" in page
@@ -116,14 +116,12 @@ def test_comparison_draws_one_line_per_run_with_a_gain(real: xr.Dataset) -> None
 
 
 def test_a_study_has_its_own_picture() -> None:
-    figure = report.run_figure(run_study("crossing", quick=True, seed=0, replicates=20))
-    assert figure is not None
+    (figure,) = report.run_figures(run_study("crossing", quick=True, seed=0, replicates=20))
     assert {axis.get_xlabel() for axis in figure.axes} == {"updates", "updates of the whole run"}
 
 
 def test_theory_alone_has_a_picture_too() -> None:
     ds = toy.exact(toy.StraightRiver(0.1, (2.0,)), WSD, sigma=1.0)
-    figure = report.run_figure(ds)
-    assert figure is not None
+    (figure,) = report.run_figures(ds)
     assert [t.get_text() for t in figure.axes[1].get_legend().get_texts()] == ["hill loss, exact"]
-    assert report.run_figure(valley(WSD, slope=0.3, hill=2.0)) is None  # a bare loss curve stands on the common axis
+    assert report.run_figures(valley(WSD, slope=0.3, hill=2.0)) == []  # a bare loss curve stands on the common axis

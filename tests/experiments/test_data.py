@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from riverval.errors import InputError, RivervalError  # noqa: E402
 from riverval.experiments.config import resolve  # noqa: E402
-from riverval.experiments.data import Images, load_images  # noqa: E402
+from riverval.experiments.data import Batches, Images, load_images  # noqa: E402
 from riverval.experiments.text import (  # noqa: E402
     SEPARATOR,
     TEXT_SOURCES,
@@ -74,6 +74,45 @@ def test_images_are_normalised_by_the_training_part():
     assert float(x.std(correction=0)) == pytest.approx(1.0, abs=1e-5)
 
 
+def test_each_channel_is_normalised_by_its_own_moments_to_the_last_bit():
+    rng = np.random.default_rng(0)
+    content = {
+        f"x_{part}": rng.integers(0, 256, (n, 6, 4, 3), dtype=np.uint8) for part, n in (("train", 9), ("test", 5))
+    }
+    content["x_train"][..., 1] //= 3
+    content["x_train"][..., 2] = 7  # constant: its deviation counts as 1
+    data = Images({**content, "y_train": np.arange(9) % 2, "y_test": np.arange(5) % 2}, batch=4, seed=0)
+    x = content["x_train"].astype(np.float64)
+    mean, std = (getattr(x, moment)((0, 1, 2)).astype(np.float32) for moment in ("mean", "std"))
+    std[2] = 1.0
+    for part, name in (("train", "x_train"), ("val", "x_test")):
+        found = torch.cat([x for x, _ in data.fixed(part, per_batch=4)])
+        expected = (content[name].astype(np.float32) - mean) / std
+        assert torch.equal(found, torch.from_numpy(expected).permute(0, 3, 1, 2))
+    assert data.batch(0)[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_pixels_are_kept_as_bytes_and_batches_are_made_when_asked_for():
+    data = images(n=10)
+    x, y = data._parts["train"]
+    assert (x.dtype, y.dtype) == (torch.uint8, torch.int64)
+    batches = data.fixed("train", None, per_batch=4)
+    assert torch.equal(batches[0][0], batches[0][0])
+    assert batches[0][0].data_ptr() != x.data_ptr()
+    batches[1][0].zero_()  # of this one copy
+    assert float(batches[1][0].abs().max()) > 0
+
+
+def test_batches_are_a_sequence():
+    batches = Batches(3, lambda k: (torch.tensor(k), torch.tensor(k)))
+    assert len(batches) == 3
+    assert [int(x) for x, _ in batches] == [int(x) for x, _ in batches[0:3]] == [0, 1, 2]
+    assert int(batches[-1][0]) == 2
+    assert [int(x) for x, _ in batches[1:]] == [1, 2]
+    with pytest.raises(IndexError):
+        batches[3]
+
+
 def test_a_fixed_subset_is_spread_over_the_data_and_stays():
     data = images(n=10)
     (x, _), (again, _) = data.fixed("train", 5)[0], data.fixed("train", 5)[0]
@@ -87,6 +126,12 @@ def test_digits_come_with_scikit_learn():
     data = load_images(resolve("cnn", {}))
     assert data.facts == {"train": 1438, "val": 359, "shape": [8, 8, 1], "classes": 10}
     assert len(data.sha256) == 64
+    doubled = load_images(resolve("cnn", {"data": "digits16"}))
+    assert doubled.facts == {**data.facts, "shape": [16, 16, 1]}
+    (small, labels), (large, same) = data.fixed("val")[0], doubled.fixed("val")[0]
+    assert torch.equal(labels, same)
+    for corner in (large[..., a::2, b::2] for a in (0, 1) for b in (0, 1)):
+        torch.testing.assert_close(corner, small)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +144,15 @@ def test_digits_come_with_scikit_learn():
         (lambda a: a.update(y_train=a["y_train"] * 0.5), "whole numbers"),
         (lambda a: a.update(y_test=a["y_test"] + 7), "same in both parts, got 7"),
         (lambda a: a.update(y_train=a["y_train"] - 1), "got -1"),
+        (lambda a: a.update(y_train=a["y_train"] + 1, y_test=a["y_test"] + 1), "without gaps .* got 1; .* renumbers"),
+        (lambda a: a.update(y_train=a["y_train"] * 2), "without gaps .* got 2"),
         (lambda a: a.update(y_train=a["y_train"] * 2**40), "0..classes-1 .* got 1099511627776"),
         (lambda a: a.update(x_train=a["x_train"][:, :0]), r"holds no images, its shape is \(10, 0, 8, 1\)"),
         (lambda a: a.update(x_test=a["x_test"][:, :7]), "differ in shape"),
+        (lambda a: a.update(x_train=np.zeros((10, 3, 8, 8), np.uint8)), r"save x_train.transpose\(0, 2, 3, 1\)"),
+        (lambda a: a.update(y_train=a["y_train"] * 0, y_test=a["y_test"] * 0), "all of one class, 0; give two"),
+        (lambda a: a.update(y_train=np.array([0, "1"] * 5, dtype=object)), "cannot be read .*allow_pickle"),
+        (lambda a: a.update(y_train=np.full(10, np.nan)), "whole numbers, one per image, got float64"),
         (lambda a: a.update(x_test=a["x_test"][:0], y_test=a["y_test"][:0]), "holds no images"),
     ],
 )
@@ -130,9 +181,34 @@ def test_a_cut_or_missing_npz_is_one_clear_message(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, **arrays())
     path.write_bytes(path.read_bytes()[:300])
-    for name, message in ((path, "cut short"), (tmp_path / "b.npz", "does not exist"), ("mnist", "digits, cifar10 or")):
+    for name, message in (
+        (path, "cut short"),
+        (tmp_path / "b.npz", "does not exist"),
+        ("mnist", "digits, digits16, cifar10 or"),
+    ):
         with pytest.raises(InputError, match=message):
             load_images(resolve("cnn", {"data": str(name)}))
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_any_damage_to_an_npz_is_told_or_harmless(tmp_path, save):
+    """A flipped bit may read as anything: another compression, a password, an absurd version."""
+    path, rng = tmp_path / "a.npz", np.random.default_rng(0)
+    save(path, **arrays())
+    whole, sound = path.read_bytes(), load_images(resolve("cnn", {"data": str(path), "batch": 4})).sha256
+    told = []
+    # The directory at the end and the headers: there damage is strangest.
+    places = [*rng.integers(0, len(whole), 100), *range(len(whole) - 330, len(whole), 3), *range(0, 130, 2)]
+    for place in places:
+        spoilt = bytearray(whole)
+        spoilt[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(spoilt)
+        try:
+            assert load_images(resolve("cnn", {"data": str(path), "batch": 4})).sha256 == sound
+        except InputError as error:
+            told.append(str(error))
+    assert all(str(path) in message for message in told)
+    assert len(told) > len(places) / 3
 
 
 def test_a_failed_download_says_what_else_there_is(monkeypatch, tmp_path):

@@ -22,9 +22,11 @@ from riverval.errors import RivervalError, StoreError  # noqa: E402
 from riverval.experiments import probes  # noqa: E402
 from riverval.experiments.config import resolve  # noqa: E402
 from riverval.experiments.run import prepare, run  # noqa: E402
-from riverval.experiments.snapshots import Snapshots, planned_states, windows  # noqa: E402
+from riverval.experiments.machine import thread_count  # noqa: E402
+from riverval.experiments.run import read_config  # noqa: E402
+from riverval.experiments.snapshots import SnapshotPlan, Snapshots  # noqa: E402
 from riverval.experiments.summary import summary_rows  # noqa: E402
-from riverval.experiments.train import Trainer, evaluate, evaluation_states, thread_count  # noqa: E402
+from riverval.experiments.train import Trainer, evaluate, evaluation_states  # noqa: E402
 from riverval.hessian import HessianOperator, LossOnBatches, flat_parameters  # noqa: E402
 from riverval.schedules import make_schedule  # noqa: E402
 from riverval.spectra import top_eigenvalue  # noqa: E402
@@ -48,6 +50,10 @@ def corpus(tmp_path):
 def small(arch, corpus=None, decay="wsd", options=None, **given):
     own = {**SMALL[arch], **({"data": corpus} if arch == "lm" else {}), **given}
     return resolve(arch, own, decay=decay, options=options)
+
+
+def snapshots_in(folder):
+    return Snapshots(folder / "snapshots", SnapshotPlan.of(read_config(folder)))
 
 
 @pytest.mark.parametrize("arch", ["cnn", "lm"])
@@ -122,7 +128,7 @@ def test_a_run_is_plain_adamw_with_the_rates_of_the_schedule(tmp_path):
         for group in optimizer.param_groups:
             group["lr"] = float(lr)
         optimizer.step()
-    end = Snapshots(tmp_path / "snapshots", {}).load(12, model)
+    end = snapshots_in(tmp_path).load(12, model)
     torch.testing.assert_close(flat_parameters(model), end, rtol=1e-4, atol=1e-6)
 
 
@@ -142,7 +148,7 @@ def test_what_is_measured_is_measured_on_training_data_at_the_kept_states(tmp_pa
     config = small("cnn")
     ds = run(config, tmp_path)
     job = prepare(config)
-    kept = Snapshots(tmp_path / "snapshots", {})
+    kept = snapshots_in(tmp_path)
 
     def loss(part, examples):
         batches = job.data.fixed(part, examples)
@@ -168,22 +174,18 @@ def test_norms_are_those_of_the_parameters(tmp_path):
     assert float(ds["param_norm"][0]) == pytest.approx(float(start.norm()), rel=1e-5)
     assert float(ds["grad_norm"][0]) > 1e-2  # recorded before clipping
     model = prepare(config).model
-    kept = Snapshots(tmp_path / "snapshots", {})
+    kept = snapshots_in(tmp_path)
     states = sorted(int(p.stem[5:]) for p in (tmp_path / "snapshots").iterdir())
     assert states == [3, 4, 6]
     change = kept.load(4, model) - kept.load(3, model)
     assert float(ds["update_norm"][3]) == pytest.approx(float(change.norm()), rel=1e-5)
 
 
-def test_snapshots_stand_at_the_ends_of_the_watched_windows(tmp_path):
+def test_states_that_are_evaluated_do_not_depend_on_where_the_next_cooldown_is():
     schedule = make_schedule("wsd", peak_lr=1.0, steps=110, warmup=10, cooldown=0.5)
-    assert windows(schedule) == {"stable": (46, 55), "cooldown": (55, 110)}
-    planned = planned_states(schedule, 4)
-    assert planned == {"stable": [46, 49, 52, 55], "cooldown": [55, 73, 92, 110]}
-    assert {0, 46, 55, 110} <= evaluation_states(schedule, 1000)
+    assert evaluation_states(schedule, 40) == {0, 40, 55, 80, 110}
     cycles = make_schedule("wsd-s", peak_lr=1.0, steps=200, cycles=2, cooldown=0.5)
-    assert windows(cycles) == {"stable": (140, 150), "cooldown": (150, 200)}
-    assert windows(make_schedule("cosine", peak_lr=1.0, steps=100)) == {"cooldown": (0, 100)}
+    assert evaluation_states(cycles, 1000) == {0, 50, 100, 150, 200}
 
 
 def test_a_second_run_leaves_no_snapshot_of_the_first(tmp_path):
