@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from .._typing import FloatArray
-from ..errors import InputError, StoreError
+from ..errors import InputError, StoreError, missing_extra
 from ..store import write_aside
 from .config import TRAINING_FIELDS, RunConfig
+
+try:
+    import torch
+    from torch import Tensor
+except ImportError as _error:
+    raise missing_extra("torch", "real", "training") from _error
 
 Tell = Callable[[str], None]
 Records = dict[str, dict[str, Tensor]]

@@ -184,9 +184,11 @@ def _row(folder: Path) -> tuple[str, ...] | None:
 
 def _losses(ds: xr.Dataset) -> tuple[str, str]:
     """The last training and held-out loss; empty where there is none."""
-    known = (ds[n].to_numpy().ravel() if n in ds else () for n in ("final_train_loss", "val_loss"))
-    training, held_out = (number(float(values[-1]), 4) if len(values) else "" for values in known)
-    return training, held_out
+
+    def last(name: str) -> str:
+        return number(float(ds[name].to_numpy().ravel()[-1]), 4) if name in ds and ds[name].size else ""
+
+    return last("final_train_loss"), last("val_loss")
 
 
 # --- around training -------------------------------------------------------------------------------------------------

@@ -146,7 +146,8 @@ class RunConfig:
         lacking = [n for n in ("arch", "data", "schedule", "lr", "batch") if n not in described]
         if lacking:
             raise InputError(f"a run's configuration lacks {', '.join(lacking)}; is it one of riverval real run?")
-        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in described.items()})
+        given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in described.items()}
+        return cls(**given)
 
     def planned(self, *, steps_per_epoch: int | None, **known: Any) -> RunConfig:
         """The config with its schedule worked out in updates, once the data is known.

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+from torch import nn
+
 from ..errors import InputError
 from .config import RunConfig
-from .machine import out_of_memory_told, pick_device, usable_cores
-
-# torch is there: the module above has told its absence.
-import torch  # isort: skip
-from torch import nn  # isort: skip
-
 from .data import Data, load_images
+from .machine import out_of_memory_told, pick_device, usable_cores
 from .probes import chosen_probes
 from .seeds import Stream, torch_seed
 from .snapshots import SnapshotPlan

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .config import RunConfig
 
 
+SMALL = ("digits", "digits16")  # data for which the defaults are those of digits
+
+
 class ImageModel(Architecture):
     """What all architectures for images share.
 
@@ -50,7 +53,7 @@ class ImageModel(Architecture):
     rates: ClassVar[tuple[float, float]]
 
     def defaults_for(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        large = chosen.get("data", self.defaults["data"]) != "digits"
+        large = chosen.get("data", self.defaults["data"]) not in SMALL
         own = {**self.defaults, **(self.large if large else {}), "lr": self.rates[large]}
         return {k: v for k, v in own.items() if k not in chosen}
 
@@ -124,7 +127,7 @@ class CNNB(CNN):
 
     name = "cnn-b"
     rates = (1e-3, 1e-3)
-    defaults = {**CNN.defaults, "data": "cifar10", "widths": (64, 64, 128, 128)}  # digits are too small for it
+    defaults = {**CNN.defaults, "data": "digits16", "widths": (64, 64, 128, 128)}  # digits are too small for it
     pools = (1, 2, 3, 4)
     hidden = False
 
@@ -152,7 +155,7 @@ class CNND(CNN):
 
     name = "cnn-d"
     rates = (3e-3, 3e-3)
-    defaults = {**CNN.defaults, "data": "cifar10", "widths": (16, 32, 64, 64, 1024)}  # digits are too small for it
+    defaults = {**CNN.defaults, "data": "digits16", "widths": (16, 32, 64, 64, 1024)}  # digits are too small for it
     kernels = (3, 3, 3, 3)
     pools = (1, 2, 3, 4)
 
@@ -189,7 +192,7 @@ class ViT(ImageModel):
     """
 
     name = "vit"
-    rates = (3e-3, 1e-3)
+    rates = (1e-3, 1e-3)
     width: ClassVar[int] = 64
     depth: ClassVar[int] = 6
     heads: ClassVar[int] = 4
@@ -220,7 +223,7 @@ class Mixer(ImageModel):
     """
 
     name = "mixer"
-    rates = (3e-3, 1e-3)
+    rates = (1e-3, 1e-3)
     width: ClassVar[int] = 64
     depth: ClassVar[int] = 8
 

@@ -8,6 +8,9 @@ h the tokens before w (at most order - 1 of them), h' the same without the first
 t(h) the number of different tokens seen after h. What is beyond the empty h is the uniform distribution. It sums to 1
 over w for every h; where h was never seen, it is that of h'.
 
+How far to trust it: its mean entropy is its mean loss where it is calibrated. With few counts per context (a large
+vocabulary) it is too sure of itself, and the entropy is smaller; the order of contexts by entropy suffers less.
+
 Only the contexts that are asked for are counted, in one pass over the training tokens in pieces. They stand in a trie
 whose levels are lengths: a node is its parent (h') and one token more, so no context is hashed and none is too long.
 """

@@ -57,7 +57,8 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer
 def _by_decay(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """The trainable parameters that decay, and the others."""
     of_norms = {id(p) for m in model.modules() if _is_norm(m) for p in m.parameters(recurse=False)}
-    decayed, plain = [], []
+    decayed: list[Tensor] = []
+    plain: list[Tensor] = []
     for p in model.parameters():
         if p.requires_grad:
             (plain if p.ndim < 2 or id(p) in of_norms else decayed).append(p)

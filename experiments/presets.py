@@ -88,7 +88,7 @@ def configure(
     try:
         return resolve(arch, values, decay=planned, options=schedule)
     except InputError as error:
-        inherited = {k: v for k, v in base.values.items() if values.get(k) == v} | own
+        inherited = {k: v for k, v in base.values.items() if values.get(k) == v} | dict(own)
         told = ", ".join(f"{k} = {v}" for k, v in inherited.items() if k in str(error))
         raise InputError(f"{error} (the preset {preset} gives {told})" if told else str(error)) from error
 

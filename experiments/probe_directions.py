@@ -43,9 +43,11 @@ class Products:
         return math.sqrt(max(float(c @ self.square @ c), 0.0)), float(c @ self.curvature @ c)
 
     def resampled(self, chosen: IntArray) -> Products:
-        """The same for snapshots drawn with replacement, centred anew; no product is spent."""
-        centre = np.eye(len(chosen))[chosen] - np.bincount(chosen, minlength=len(chosen)) / len(chosen)
-        return Products(*(centre @ m @ centre.T for m in (self.gram, self.curvature, self.square)))
+        """The same for snapshots drawn with replacement; no product is spent.
+
+        They need not be centred anew: the weights c of a component add up to 0.
+        """
+        return Products(*(m[np.ix_(chosen, chosen)] for m in (self.gram, self.curvature, self.square)))
 
 
 @register("directions")

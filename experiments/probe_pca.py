@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +17,31 @@ _DRAWS = 50  # simulated walks, where sketches make the dimension finite
 # Pairs of windows whose first components are compared: the phases' own, and the control.
 _PAIRS = (("late stable", "early cooldown"), ("matched stable", "early cooldown"), ("late stable", "earlier stable"))
 _LEAST = 3  # snapshots of a window: two have one component, whatever they are
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The Gram matrix of all states at once: every file is read once, whatever windows it belongs to."""
+
+    states: list[int]
+    gram: FloatArray
+
+    @classmethod
+    def of(cls, context: Context, states: list[int]) -> Joint:
+        """Of these states."""
+        return cls(states, context.snapshots.gram(states, context.model))
+
+    def window(self, states: Sequence[int]) -> FloatArray:
+        """The part of some of them, about another origin than their mean."""
+        places = self._places(states)
+        return self.gram[np.ix_(places, places)]
+
+    def cosine(self, first: Sequence[int], second: Sequence[int]) -> float:
+        """|cos| of the first principal components of two sets of states, which may share some."""
+        return float(subspace_cosines(self.gram, self._places(first), self._places(second))[0])
+
+    def _places(self, states: Sequence[int]) -> list[int]:
+        return [self.states.index(t) for t in states]
 
 
 @register("pca")
@@ -33,13 +59,14 @@ def pca(context: Context) -> Values:
     """
     windows = {name: kept for name, kept in context.states.items() if name in COMPARED and len(kept) >= _LEAST}
     context.lacking("pca", windows)
+    joint = Joint.of(context, sorted({t for kept in windows.values() for t in kept}))
     seen = context.snapshots.seen_dimension(context.config.parameters)
     sketched = seen < context.config.parameters
     rng = context.rng("pca")
     rows: dict[str, list[FloatArray]] = {"pca_share": [], "pca_null": [], "pca_share_error": []}
     drifts, nulls = [], []
     for states in windows.values():
-        gram = context.snapshots.gram(states, context.model)
+        gram = joint.window(states)
         walk = walk_gram(context.rates, states, momentum=context.momentum)
         rows["pca_share"].append(shares_of_gram(gram))
         if sketched:
@@ -55,7 +82,7 @@ def pca(context: Context) -> Values:
         **{name: np.stack([_padded(row, most) for row in each]) for name, each in rows.items() if each},
         "pca_snapshots": [len(states) for states in windows.values()],
         "drift_share": drifts, "drift_null": nulls,
-        **_angles(context, windows, RandomSubspace(seen).mean_abs),
+        **_angles(joint, windows, RandomSubspace(seen).mean_abs),
     }  # fmt: skip
 
 
@@ -63,24 +90,16 @@ def _padded(row: FloatArray, size: int) -> FloatArray:
     return np.concatenate([row, np.full(size - len(row), np.nan)])
 
 
-def _angles(context: Context, windows: dict[str, list[int]], null: float) -> Values:
+def _angles(joint: Joint, windows: dict[str, list[int]], null: float) -> Values:
     out: Values = {}
     if "stable" in windows and "cooldown" in windows:
-        cosine = first_cosine(context, windows["stable"], windows["cooldown"])
+        cosine = joint.cosine(windows["stable"], windows["cooldown"])
         out |= {"phase_cosine": cosine, "phase_cosine_null": null}
     pairs = [pair for pair in _PAIRS if all(name in windows for name in pair)]
     if pairs:
-        cosines = [first_cosine(context, *(windows[name] for name in pair)) for pair in pairs]
+        cosines = [joint.cosine(*(windows[name] for name in pair)) for pair in pairs]
         out |= {
             "window_pair": [" and ".join(pair) for pair in pairs],
             "window_cosine": cosines, "window_cosine_null": [null] * len(pairs),
         }  # fmt: skip
     return out
-
-
-def first_cosine(context: Context, first: Sequence[int], second: Sequence[int]) -> float:
-    """|cos| of the first principal components of two sets of states, which may share some."""
-    states = sorted({*first, *second})
-    gram = context.snapshots.gram(states, context.model)
-    one, other = ([states.index(t) for t in window] for window in (first, second))
-    return float(subspace_cosines(gram, one, other)[0])

@@ -26,7 +26,8 @@ def sharpness(context: Context) -> Values:
     Null: the curvature of a random direction, z'Hz / dim for random signs z, at both ends (`hessian_mean`); its
     standard error is at most sqrt(2) ||Hz|| / dim. The sharpness of a subset is on average above that of all data
     (Jensen): compare states, which are on one subset. A raw sharpness that rises while the preconditioned one over its
-    threshold falls is the expected picture of a cooldown.
+    threshold falls is the expected picture of a cooldown. A parameter whose gradients have been almost 0 for long has a
+    P near eps and can carry the preconditioned sharpness by itself.
     Thresholds (`riverval.preconditioners.threshold`): raw 2 / lr, what gradient descent bears (of SGD: with its
     momentum); preconditioned 2 (1 + beta1) / ((1 - beta1) lr), 38 / lr for beta1 = 0.9. At the last state no update
     follows: its thresholds are those of the last rate.

@@ -185,7 +185,6 @@ def joined(ds: xr.Dataset, part: xr.Dataset) -> xr.Dataset:
     An axis of both has then the places of both: numbers in order, words as they came. What was not measured at a place
     is nan, or 0 among whole numbers. Variables that `ds` has already are replaced.
     """
-    ds = ds.drop_vars([name for name in part.data_vars if name in ds])
     for axis in part.dims:
         if axis in ds.indexes and axis in part.indexes and not ds.indexes[axis].equals(part.indexes[axis]):
             places = _places(ds[axis].to_numpy(), part[axis].to_numpy())

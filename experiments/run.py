@@ -23,8 +23,8 @@ from .config import RunConfig, read_config
 from .job import Job as Job
 from .job import prepare as prepare
 from .machine import determinism, thread_count
-from .session import Session, is_finished, write_config
 from .session import INTERRUPTED as INTERRUPTED
+from .session import Session, is_finished, write_config
 from .trunks import Trunks
 
 MEASURING = (
@@ -241,9 +241,10 @@ def _series(ds: xr.Dataset) -> xr.Dataset:
 
 
 def _tidy(folder: Path) -> None:
-    """Delete what a killed process left half written."""
-    for part in [*folder.glob(".*.part"), *folder.glob("snapshots/.*.part"), *folder.glob("checkpoints/.*.part")]:
-        part.unlink(missing_ok=True)
+    """Delete what a killed process left half written, here and in the folders below; .tmp are those of safetensors."""
+    for pattern in (".*.part", "*/.*.part", "snapshots/.tmp*"):
+        for left in folder.glob(pattern):
+            left.unlink(missing_ok=True)
 
 
 def _silent(done: int, values: Mapping[str, float]) -> None:

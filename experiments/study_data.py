@@ -22,7 +22,7 @@ from scipy.stats import t as student
 
 from .._typing import ArrayLike, FloatArray, NDArray
 from ..provenance import provenance
-from ..schedules import Schedule
+from ..schedules import Schedule, schedule_from_dict
 from ..schema import build, validate
 from .study import Cell, Plan, Setting, Study
 from .study_run import costs, result_of
@@ -129,8 +129,6 @@ def _metrics(ds: xr.Dataset | None) -> dict[str, float]:
 
 def cooldown_of(described: dict[str, Any]) -> int | None:
     """The state at which the last cooldown starts, None where no stable phase comes before it."""
-    from ..schedules import schedule_from_dict
-
     windows = _windows(schedule_from_dict(described))
     return windows[-1][0] if windows else None
 
@@ -190,7 +188,7 @@ def over_seeds(values: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray, F
     nan are left out: a cell that failed takes no other with it. Errors of fewer than two values are nan.
 
     >>> [round(float(v), 3) for v in over_seeds([1.0, 2.0, 3.0])]
-    [2.0, 0.577, -0.484, 4.484, 3]
+    [2.0, 0.577, -0.484, 4.484, 3.0]
     """
     x = np.asarray(values, dtype=np.float64)
     there = np.isfinite(x)
@@ -202,6 +200,11 @@ def over_seeds(values: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray, F
         error = np.where(n > 1, np.sqrt((spread**2).sum(axis=0) / (n - 1) / n), np.nan)
         reach = student.ppf(1.0 - LEVEL / 2.0, np.maximum(n - 1, 1)) * error
     return mean, error, mean - reach, mean + reach, n
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether more of a metric is better: of accuracies and gains, not of losses."""
+    return metric.endswith(("accuracy", "gain"))
 
 
 def verdict(low: float, high: float, *, higher_is_better: bool = False) -> str:

@@ -243,15 +243,22 @@ class Watch:
         self._totals = {c.key: len(c.rates) for c in self.left}
         self.open = {s.cell.key: s.updates for g in self.groups for s in g.steps}  # updates that are still to be made
         self._cost = sum(self.open.values())
-        self._began = time.monotonic()
-        self._told = self._began - SECONDS_BETWEEN_LINES + SECONDS_TO_FIRST_LINE
         self._cells = len(self.open)
+        self._first: tuple[float, int] | None = None  # time and updates done at the first update: loading is over
+        self._told = 0.0
+
+    @property
+    def _done(self) -> int:
+        return self._cost - sum(self.open.values())
 
     def __call__(self, event: Event) -> None:
         kind, key, *rest = event
         if kind == "update":
             self.open[key] = min(self.open[key], self._totals[key] - rest[0])
-            if time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
+            if self._first is None:
+                self._first = time.monotonic(), self._done
+                self._told = self._first[0] - SECONDS_BETWEEN_LINES + SECONDS_TO_FIRST_LINE
+            elif time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
                 self._line("")
             return
         self.open.pop(key)
@@ -264,11 +271,15 @@ class Watch:
 
     def _line(self, what: str) -> None:
         self._told = time.monotonic()
-        done = self._cost - sum(self.open.values())
-        counts = f"cells {self._cells - len(self.open)}/{self._cells}, updates {done:,}/{self._cost:,}"
-        took = self._told - self._began
-        left = f", {duration(took / done * (self._cost - done))} left" if done and self.open else ""
-        self.tell(f"{counts}{left}{'; ' if what else ''}{what}")
+        counts = f"cells {self._cells - len(self.open)}/{self._cells}, updates {self._done:,}/{self._cost:,}"
+        self.tell(f"{counts}{self._left()}{'; ' if what else ''}{what}")
+
+    def _left(self) -> str:
+        """The time left, by the updates since the first: evaluations, probes and loading are in it."""
+        if self._first is None or not self.open or self._done == self._first[1]:
+            return ""
+        each = (time.monotonic() - self._first[0]) / (self._done - self._first[1])
+        return f", {duration(each * (self._cost - self._done))} left"
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ from .._typing import FloatArray
 from ..errors import InputError
 from ..shapes import SHAPES
 from .study import LOSSES_ONLY, Bench, Number, Plan, Runs, Setting, Study, cosine, length, plan_of, wsd
-from .study_data import over_seeds
+from .study_data import METRICS, higher_is_better, over_seeds
 
 COSINE = "cosine"
 
@@ -51,7 +51,7 @@ def crossing(fractions: FloatArray, gaps: FloatArray) -> float:
         fractions: increasing.
         gaps: loss minus that of the reference at each; nan where unknown.
 
-    >>> crossing(np.array([0.1, 0.2, 0.4]), np.array([0.03, 0.01, -0.01]))
+    >>> round(crossing(np.array([0.1, 0.2, 0.4]), np.array([0.03, 0.01, -0.01])), 9)
     0.3
     """
     below = np.flatnonzero(gaps <= 0.0)
@@ -64,48 +64,61 @@ def crossing(fractions: FloatArray, gaps: FloatArray) -> float:
     return float(fractions[k - 1] + share * (fractions[k] - fractions[k - 1]))
 
 
-def matches(ds: xr.Dataset, s: FractionsSetting, plans: Sequence[Plan], runs: Runs) -> dict[str, Any]:
-    """Where WSD matches cosine: the crossing c* of the mean gap g(c), and its error by the delta method.
+def match(fractions: FloatArray, gaps: FloatArray) -> tuple[float, float, float, float]:
+    """Where WSD matches cosine: the crossing c* of the mean gap g(c), its standard error, and its 95 % interval.
 
     The error of c* is that of the mean of g_s(c*) over seeds s, each interpolated, over the slope |g'(c*)| between the
-    two fractions around it (derived). Where even the shortest cooldown matches, c* is its fraction and has no error.
+    two fractions around it (derived, delta method); likewise the t interval. Where the shortest cooldown matches, c* is
+    its fraction, and without an error. NULL: gaps that are all noise around 0 cross anywhere, or at the shortest; look
+    at the intervals of the gaps first.
+
+    Args:
+        fractions: increasing, (n,).
+        gaps: by seed, (seeds, n).
     """
+    mean, *_ = over_seeds(gaps)
+    found = crossing(fractions, mean)
+    if not found > fractions[0]:
+        return found, math.nan, math.nan, math.nan
+    k = int(np.searchsorted(fractions, found))
+    slope = (mean[k - 1] - mean[k]) / (fractions[k] - fractions[k - 1])
+    _, error, low, high, _ = over_seeds([np.interp(found, fractions, g) for g in gaps])
+    reach = float(high - low) / 2.0 / slope
+    return found, float(error) / slope, found - reach, found + reach
+
+
+def matches(ds: xr.Dataset, s: FractionsSetting, plans: Sequence[Plan], runs: Runs) -> dict[str, Any]:
+    """`match` for every metric, the same of every seed, and the plan of the best mean."""
     wsds = [p.name for p in plans if p.against != p.name]
     x = ds["plan_cooldown"].sel(plan=wsds).values
-    out: dict[str, list[Any]] = {f"match_fraction{e}": [] for e in ("", "_error", "_low", "_high", "_seed")}
-    out["best_plan"] = []
+    rows: list[tuple[float, ...]] = []
+    seeds, best = [], []
     for metric in ds["metric"].values:
-        sign = -1.0 if metric.endswith(("accuracy", "gain")) else 1.0
-        at = ds["outcome"].sel(metric=metric)
-        gaps = sign * (at.sel(plan=wsds) - at.sel(plan=COSINE)).values
-        mean, *_ = over_seeds(gaps)
-        found = crossing(x, mean)
-        k = int(np.clip(np.searchsorted(x, found), 1, x.size - 1))
-        slope = abs(mean[k] - mean[k - 1]) / (x[k] - x[k - 1])
-        _, error, low, high, _ = over_seeds([np.interp(found, x, g) for g in gaps])
-        edge = not found > x[0]
-        reach = (high - low) / 2.0 / slope
-        row = (found, error / slope, found - reach, found + reach)
-        values = (found, math.nan, math.nan, math.nan) if edge else row
-        for name, value in zip(("", "_error", "_low", "_high"), values, strict=True):
-            out[f"match_fraction{name}"].append(float(value))
-        out["match_fraction_seed"].append([crossing(x, g) for g in gaps])
+        sign = -1.0 if higher_is_better(metric) else 1.0
+        at = sign * ds["outcome"].sel(metric=metric)
+        gaps = (at.sel(plan=wsds) - at.sel(plan=COSINE)).values
+        rows.append(match(x, gaps))
+        seeds.append([crossing(x, g) for g in gaps])
         means = sign * ds["outcome_mean"].sel(metric=metric).values
-        out["best_plan"].append(str(ds["plan"].values[np.nanargmin(means)]) if np.isfinite(means).any() else "")
-    out["match_fraction_seed"] = np.transpose(out["match_fraction_seed"]).tolist()
-    return out
+        best.append(str(ds["plan"].values[np.nanargmin(means)]) if np.isfinite(means).any() else "")
+    names = [f"match_fraction{e}" for e in ("", "_error", "_low", "_high")]
+    return {
+        **dict(zip(names, np.transpose(rows), strict=True)),
+        "match_fraction_seed": np.transpose(seeds),
+        "best_plan": best,
+    }
 
 
 def match_numbers(ds: xr.Dataset) -> list[Number]:
+    """The crossings of both losses."""
     rows = []
     for metric in ("val_loss", "train_loss"):
         if metric in ds["metric"]:
             at = ds.sel(metric=metric)
             found = float(at["match_fraction"])
             told = "not reached" if math.isnan(found) else f"best: {at['best_plan'].item()}"
-            rows.append(
-                Number(f"cooldown that matches cosine, {metric}", found, float(at["match_fraction_error"]), told)
-            )
+            what = f"cooldown that matches cosine, {METRICS[metric]}"
+            rows.append(Number(what, found, float(at["match_fraction_error"]), told))
     return rows
 
 

@@ -155,13 +155,13 @@ def _descent(ds: xr.Dataset) -> Iterator[Row]:
 
 
 def _predictability(ds: xr.Dataset) -> Iterator[Row]:
-    for phase in ("stable", "cooldown"):
+    for phase in ("stable", "settled", "cooldown"):
         name = f"{phase}_gain_slope"
         if name in ds:
             null = with_error(float(ds[f"{name}_null"]), float(ds[f"{name}_null_std"]))
             yield f"{phase} gain: rise with entropy", _with_error(ds, name), f"{null} for shuffled bins"
     if "gain_contrast" in ds:
-        yield "rise with entropy, cooldown minus stable", _with_error(ds, "gain_contrast"), "0 if alike"
+        yield "relative rise, cooldown minus settled stable", _with_error(ds, "gain_contrast"), "0 if alike"
 
 
 def _with_error(ds: xr.Dataset, name: str) -> str:

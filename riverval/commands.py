@@ -16,6 +16,8 @@ from .console import say, show_table
 from .errors import InputError
 from .schedules import PHASES, make_schedule
 
+PICTURES = (".png", ".svg", ".pdf", ".html")
+"""What may lie among runs and is none."""
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 schedule_app = typer.Typer(
@@ -134,10 +136,10 @@ def compare(
 def labelled(paths: list[Path]) -> list[tuple[str, xr.Dataset]]:
     """Load datasets and name each by its run folder or file, numbered where two would be the same.
 
-    Folders without a run are passed over, so that ``runs/*`` will do; but not all of them can be.
+    Folders without a run, and pictures, are passed over, so that ``runs/*`` will do; but not all of them can be.
     """
     runs: list[tuple[str, xr.Dataset]] = []
-    found = [path for path in paths if not path.is_dir() or store.holds_run(path)]
+    found = [path for path in paths if (store.holds_run(path) if path.is_dir() else path.suffix not in PICTURES)]
     for path in paths:
         if path not in found and found:
             say(f"passed over {path}, which holds no {store.RUN_FILE}")

@@ -227,7 +227,9 @@ def fans(runs: Runs) -> list[tuple[int, Runs]]:
 def _trunk(first: xr.Dataset, second: xr.Dataset) -> int:
     """The state at which two runs part; 0 where they share no update of a stable phase."""
     shared = shared_updates(first, second)
-    return shared if (first["phase"].to_numpy()[:shared] == Phase.STABLE).any() else 0
+    # In both: the first update of a cosine has the peak rate too.
+    stable = [(ds["phase"].to_numpy()[:shared] == Phase.STABLE) for ds in (first, second)]
+    return shared if np.logical_and(*stable).any() else 0
 
 
 def repetitions(runs: Runs) -> list[list[tuple[str, xr.Dataset]]]:

@@ -225,8 +225,12 @@ def _drawable(values: FloatArray) -> FloatArray:
 
 def _limit(axis: Axes, values: FloatArray) -> None:
     """Leave out the first descent of the loss, a tenth of the run, which would flatten everything after it."""
-    later = values[len(values) // 10 :]
-    finite = later[np.isfinite(later)]
+    _around(axis, values[len(values) // 10 :])
+
+
+def _around(axis: Axes, values: FloatArray) -> None:
+    """Limits of an axis around finite values, where there are any that differ."""
+    finite = values[np.isfinite(values)]
     if len(finite) and np.ptp(finite) > 0:
         low, high = float(finite.min()), float(finite.max())
         axis.set_ylim(low - 0.1 * (high - low), high + 0.25 * (high - low))

@@ -18,7 +18,7 @@ from matplotlib.ticker import NullLocator
 from . import compare
 from ._typing import ArrayLike, FloatArray
 from .errors import InputError
-from .plots import CYCLE, GREY, _figure, _smooth
+from .plots import CYCLE, GREY, _around, _figure, _smooth
 from .plots_instruments import LEGEND, NULL
 from .plots_panels import _has, _kept, _units
 from .segments import Phase
@@ -69,7 +69,7 @@ def family(axis: Axes, lines: Sequence[tuple[ArrayLike, ArrayLike]], colour: str
     for x, y in lines:
         axis.plot(x, y, color=colour, **THIN)
     if lines and all(np.array_equal(x, lines[0][0]) for x, _ in lines):
-        axis.plot(lines[0][0], np.mean([y for _, y in lines], axis=0), **told)
+        axis.plot(lines[0][0], np.mean([np.asarray(y, dtype=float) for _, y in lines], axis=0), **told)
 
 
 def fan(runs: compare.Runs) -> Figure:
@@ -96,7 +96,7 @@ def fan(runs: compare.Runs) -> Figure:
             _after(held_out, *_kept(ds, "val_loss", "eval_step"), leave, {**style, "marker": ".", "ms": 5})
         smooth, centre = _smooth(ds["train_loss"].to_numpy())
         _after(training, centre, smooth, leave, style)
-        _after(rate, ds["step"].to_numpy(), ds["lr"].to_numpy(), leave, style)
+        _after(rate, ds["step"].to_numpy(), ds["lr"].to_numpy(), leave - 1, style)  # the last update that all share
     _trunk(held_out, training, rate, branches[0][1], leave)
     last = max(ds.sizes["step"] for ds in named.values())
     for axis, words in (
@@ -126,9 +126,9 @@ def _after(axis: Axes, x: ArrayLike, y: ArrayLike, leave: int, style: Mapping[st
 
 
 def _trunk(held_out: Axes, training: Axes, rate: Axes, ds: xr.Dataset, leave: int) -> None:
-    style = {"color": GREY, "lw": 1.6, "label": "trunk"}
+    style: dict[str, Any] = {"color": GREY, "lw": 1.6, "label": "trunk"}
     smooth, centre = _smooth(ds["train_loss"].to_numpy())
-    pairs = [(training, centre, smooth), (rate, ds["step"].to_numpy(), ds["lr"].to_numpy())]
+    pairs = [(training, centre, smooth), (rate, ds["step"].to_numpy()[:leave], ds["lr"].to_numpy()[:leave])]
     if _has(ds, "val_loss"):
         pairs.append((held_out, *_kept(ds, "val_loss", "eval_step")))
     for axis, x, y in pairs:
@@ -150,7 +150,8 @@ def _ends(axis: Axes, branches: compare.Runs, styles: Mapping[str, Mapping[str, 
         length, end, river = np.array(sorted(points)).T
         axis.plot(length, end, color=colour, marker="o", ms=5, lw=1.0)
         axis.plot(length, river, color=colour, marker="_", ms=10, mew=1.6, ls=":", lw=1.2)
-    axis.plot([], [], label="null: the river alone, from the same start", marker="_", ms=10, mew=1.6, **NULL)
+    if any(np.isfinite(river) for points in by_colour.values() for _, _, river in points):
+        axis.plot([], [], label="null: the river alone, from the same start", marker="_", ms=10, mew=1.6, **NULL)
     axis.set(xlabel="updates of the cooldown", ylabel="held-out loss at the end")
     axis.set_title("What each cooldown ends with", fontsize=10)
     if lengths and min(lengths) > 0 and max(lengths) > APART * min(lengths):
@@ -213,7 +214,8 @@ def _tidy(axis: Axes, legend: bool = True) -> None:
 
 def _show_later(axis: Axes) -> None:
     """Leave out the first descent, a tenth of the run."""
-    last = max((float(np.max(line.get_xdata())) for line in axis.lines if len(line.get_xdata())), default=0.0)
+    ends = [np.asarray(line.get_xdata(), dtype=float) for line in axis.lines]
+    last = max((float(x.max()) for x in ends if len(x)), default=0.0)
     _limits(axis, 0.1 * last, last)
 
 
@@ -228,6 +230,5 @@ def _limits(axis: Axes, first: float, last: float) -> None:
         x, y = (np.asarray(v, dtype=float) for v in (line.get_xdata(), line.get_ydata()))
         if x.shape == y.shape and len(x) > 2:
             seen.append(y[(x >= first) & (x <= last) & np.isfinite(y)])
-    values = np.concatenate(seen) if seen else np.empty(0)
-    if len(values) and np.ptp(values) > 0:
-        axis.set_ylim(values.min() - 0.06 * np.ptp(values), values.max() + 0.12 * np.ptp(values))
+    if seen:
+        _around(axis, np.concatenate(seen))

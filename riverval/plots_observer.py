@@ -25,8 +25,8 @@ from .plots import (
     PURPLE,
     RED,
     SKY,
+    _around,
     _figure,
-    _limit,
     _rate,
     _river_alone,
     _smooth,
@@ -38,6 +38,7 @@ from .plots_panels import (
     _colours,
     _has,
     _kept,
+    _logarithmic,
     _measure,
     _measured,
     _null,
@@ -87,20 +88,23 @@ def _wanted() -> list[str]:
 # --- panels ----------------------------------------------------------------------------------------------------------
 def _losses(axis: Axes, ds: xr.Dataset) -> None:
     _states(axis, ds)
-    smooth = np.empty(0)
+    drawn = []
     if _has(ds, "train_loss"):
         train = ds["train_loss"].to_numpy()
         axis.plot(ds["step"], train, color=SKY, lw=0.5, alpha=0.5, label="training loss of each batch")
         smooth, centre = _smooth(train)
         axis.plot(centre, smooth, color=BLUE, lw=1.5, label="running mean")
+        drawn.append((centre, smooth))
     if _has(ds, "probe_loss"):
         _measure(axis, ds, "probe_loss", "probe_loss_error", RED, "loss on the probe's batches, ± 2 s.e.")
+        drawn.append(_kept(ds, "probe_loss"))
     if _has(ds, "val_loss"):
-        place, value = _kept(ds, "val_loss", "eval_step")
-        axis.plot(place, value, color=GREEN, marker=".", ms=4, lw=1.3, label="held-out loss")
+        drawn.append(_kept(ds, "val_loss", "eval_step"))
+        axis.plot(*drawn[-1], color=GREEN, marker=".", ms=4, lw=1.3, label="held-out loss")
         if "phase" in ds.coords:
             _river_alone(axis, ds)
-    _limit(axis, smooth)
+    # The first descent, a tenth of the run, would flatten everything after it.
+    _around(axis, np.concatenate([value[place >= 0.1 * ds.sizes.get("step", 0)] for place, value in drawn]))
     axis.set(xlabel="update", ylabel=f"loss{_units(ds, 'train_loss')}", title="Loss")
 
 
@@ -121,7 +125,8 @@ def _norms(axis: Axes, ds: xr.Dataset) -> None:
     for name, (colour, label) in told.items():
         if _has(ds, name):
             axis.plot(ds["step"], ds[name], color=colour, lw=0.8, label=label)
-    axis.set(yscale="log", xlabel="update", ylabel="norm")
+    _logarithmic(axis)
+    axis.set(xlabel="update", ylabel="norm")
 
 
 def _cosines(axis: Axes, ds: xr.Dataset) -> None:
@@ -221,7 +226,8 @@ def _shares(axis: Axes, ds: xr.Dataset) -> None:
             axis.plot(component, one["pca_null"], color=colour, ls=":", lw=1.6)
     if _has(ds, "pca_null"):
         axis.plot([], [], label="null of each: random walk", **NULL)
-    axis.set(xlabel="principal component", ylabel="share of variance", yscale="log", xticks=component)
+    _logarithmic(axis)
+    axis.set(xlabel="principal component", ylabel="share of variance", xticks=component)
     if _has(ds, "phase_cosine") and _has(ds, "phase_cosine_null") and "window_pair" not in ds.dims:
         cosine, null = (float(ds[f"phase_cosine{of}"]) for of in ("", "_null"))
         axis.plot([], [], lw=0, label=f"|cos| of the first ones {cosine:.2g}, null {null:.2g}")
@@ -232,13 +238,13 @@ def _drift(axis: Axes, ds: xr.Dataset) -> None:
     place = np.arange(ds.sizes["window"])
     axis.bar(place, ds["drift_share"], width=0.5, color=BLUE, alpha=0.75, label="drift share")
     if "drift_null" in ds:
-        axis.hlines(ds["drift_null"], place - 0.35, place + 0.35, label="null: independent steps", **NULL)
+        axis.hlines(ds["drift_null"], place - 0.35, place + 0.35, label="null: random walk", **NULL)
     axis.set(ylabel="|mean step|² / mean |step|²", title="How far the steps agree")
     axis.set_xticks(place, [str(w).replace(" ", "\n") for w in ds["window"].to_numpy()])
 
 
 def _interpolation(axis: Axes, ds: xr.Dataset) -> None:
-    alpha = ds["alpha"].to_numpy()
+    alpha, drawn = ds["alpha"].to_numpy(), []
     for pair, colour in _colours(ds["pair"].to_numpy().tolist()).items():
         one = ds.sel(pair=pair)
         if not _has(one, "interpolation_loss"):
@@ -248,9 +254,13 @@ def _interpolation(axis: Axes, ds: xr.Dataset) -> None:
             error = float(one["interpolation_dip_error"]) if "interpolation_dip_error" in ds else np.nan
             label += f", dip {with_error(float(one['interpolation_dip']), error)}"
         loss = one["interpolation_loss"].to_numpy()
+        drawn.append(loss)
         if _has(one, "interpolation_loss_error"):
             half = 2 * np.nan_to_num(one["interpolation_loss_error"].to_numpy())
             axis.fill_between(alpha, loss - half, loss + half, color=colour, alpha=0.2, lw=0)
+            # The errors of the places are the same batches': where they are wide, the form still is told by the line.
+            reach = np.minimum(half, np.ptp(loss[np.isfinite(loss)]))
+            drawn += [loss - reach, loss + reach]
         axis.plot(alpha, loss, color=colour, marker=".", ms=4, label=label)
         if "interpolation_null" in ds:
             axis.plot(alpha, one["interpolation_null"], color=colour, ls=":", lw=1.6)
@@ -258,6 +268,7 @@ def _interpolation(axis: Axes, ds: xr.Dataset) -> None:
         axis.plot([], [], label="null of each: quadratic through its ends and middle", **NULL)
     if _has(ds, "interpolation_loss_error"):
         axis.fill_between([], [], color=GREY, alpha=0.3, lw=0, label="± 2 s.e. over batches")
+    _around(axis, np.concatenate(drawn))
     axis.set(xlabel="place between the two states", ylabel=f"training loss{_units(ds, 'interpolation_loss')}")
     axis.set_title("Loss on the segment")
 

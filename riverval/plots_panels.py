@@ -100,6 +100,12 @@ def _has(ds: xr.Dataset, name: str) -> bool:
     return name in ds and bool(np.isfinite(ds[name].to_numpy()).any())
 
 
+def _logarithmic(axis: Axes) -> None:
+    """A logarithmic y axis where a line has anything to show on it."""
+    if any(np.any(np.asarray(line.get_ydata(), dtype=float) > 0) for line in axis.lines):
+        axis.set_yscale("log")
+
+
 def _units(ds: xr.Dataset, name: str) -> str:
     """Units as they stand behind a label; nothing where there are none."""
     units = ds[name].attrs.get("units", "1") if name in ds else "1"

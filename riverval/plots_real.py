@@ -7,6 +7,7 @@ error bars and bands two standard errors unless the legend says otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,13 +19,20 @@ from matplotlib.figure import Figure
 from ._format import number
 from ._typing import FloatArray, NDArray
 from .errors import InputError
-from .plots import BLUE, GREY, ORANGE, RED, _smooth, write
+from .plots import BLUE, GREY, ORANGE, RED, SKY, _smooth, write
 from .plots_instruments import BARS, NULL
 from .plots_observer import PANELS as OBSERVED
 from .plots_panels import Draw, Panels, _colours, _has, _kept, _measure, _sequence, _states, _units, page
 from .segments import Phase
 
 PICTURE, APPENDIX = "real.png", "real-appendix.png"
+GAINS = {
+    "stable": (BLUE, "stable phase"), "settled": (SKY, "second half of the stable phase"),
+    "cooldown": (RED, "cooldown"),
+}  # fmt: skip
+"""Stretch of which the gain is stored -> its colour and name."""
+NAME_HEIGHT = 0.075
+"""Height of a name in a panel, of the height of what is drawn there."""
 WIDE = 20.0
 """Ratio of the largest to the smallest value from which on an axis is logarithmic."""
 
@@ -80,9 +88,13 @@ def _near(draw: Draw, *names: str) -> Draw:
     return drawn
 
 
-def _between(value: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
-    """Lengths of the bars from a value down and up to the ends of its interval; 0 where it has none."""
-    return np.maximum(np.nan_to_num(np.stack([value - low, high - value])), 0.0)
+def _interval(ds: xr.Dataset, name: str) -> FloatArray | None:
+    """Lengths of the bars from values down and up to the ends of their intervals; None where these were not stored."""
+    if f"{name}_low" not in ds or f"{name}_high" not in ds:
+        return None
+    value, low, high = (np.atleast_1d(ds[name + end].to_numpy().astype(float)) for end in ("", "_low", "_high"))
+    bars: FloatArray = np.maximum(np.nan_to_num(np.stack([value - low, high - value])), 0.0)
+    return bars
 
 
 def _named(names: NDArray[np.str_]) -> list[str]:
@@ -95,12 +107,11 @@ def _direction_norms(axis: Axes, ds: xr.Dataset) -> None:
     ds = ds.isel(window=np.isfinite(ds["direction_norm"].to_numpy()))
     place, names = np.arange(ds.sizes["window"]), ds["window"].to_numpy()
     value = ds["direction_norm"].to_numpy()
-    bars = np.zeros((2, len(value)))
-    if "direction_norm_low" in ds and "direction_norm_high" in ds:
-        bars = _between(value, ds["direction_norm_low"].to_numpy(), ds["direction_norm_high"].to_numpy())
+    bars = _interval(ds, "direction_norm")
     for k, colour in enumerate(_colours(names.tolist()).values()):
         label = r"$\|Hv\|$ with its bootstrap interval" if k == 0 else None
-        axis.errorbar(place[k], value[k], yerr=bars[:, [k]], color=colour, label=label, **BARS)
+        bar = None if bars is None else bars[:, [k]]
+        axis.errorbar(place[k], value[k], yerr=bar, color=colour, label=label, **BARS)
     if _has(ds, "direction_curvature"):
         label = r"$v^\top Hv$"
         axis.plot(place, ds["direction_curvature"], "D", ms=4, mfc="none", mec="black", lw=0, label=label)
@@ -120,11 +131,8 @@ def _direction_ratios(axis: Axes, ds: xr.Dataset) -> None:
     told = {name: words for name, words in told.items() if _has(ds, name)}
     for k, (name, colour) in enumerate(zip(told, (RED, ORANGE), strict=False)):
         value = np.atleast_1d(ds[name].to_numpy().astype(float))
-        bars = None
-        if f"{name}_low" in ds:
-            bars = _between(value, *(np.atleast_1d(ds[f"{name}_{end}"].to_numpy()) for end in ("low", "high")))
         label = "with its bootstrap interval" if k == 0 else None
-        axis.errorbar([k], value, yerr=bars, color=colour, label=label, **BARS)
+        axis.errorbar([k], value, yerr=_interval(ds, name), color=colour, label=label, **BARS)
         axis.annotate(number(float(value[0]), 3), (k, value[0]), (7, -3), textcoords="offset points", fontsize=8)
     axis.axhline(1, label="null: no more than in the stable phase", **NULL)
     axis.set_xticks(range(len(told)), list(told.values()))
@@ -155,7 +163,7 @@ def _angles(axis: Axes, ds: xr.Dataset) -> None:
         value, names = [*ds["window_cosine"].to_numpy()], [str(n) for n in ds["window_pair"].to_numpy()]
         null = [*(ds["window_cosine_null"].to_numpy() if "window_cosine_null" in ds else np.full(len(value), np.nan))]
     if _has(ds, "phase_cosine"):
-        value, names = [float(ds["phase_cosine"]), *value], ["stable, cooldown", *names]
+        value, names = [float(ds["phase_cosine"]), *value], ["stable and cooldown", *names]
         null = [float(ds["phase_cosine_null"]) if "phase_cosine_null" in ds else np.nan, *null]
     place = np.arange(len(value))
     axis.barh(place, value, height=0.5, color=BLUE, alpha=0.75, label="|cos| of the first components")
@@ -164,10 +172,20 @@ def _angles(axis: Axes, ds: xr.Dataset) -> None:
         if np.isfinite(told):
             words = f"{number(told, 2)} (null {number(chance, 2)})"
             axis.annotate(words, (told, y), (4, -3), textcoords="offset points", fontsize=8)
-    axis.set_yticks(place, [name.replace(", ", ",\n") for name in names], fontsize=8)
+    axis.set_yticks(place, [name.replace(" and ", "\nand ") for name in names], fontsize=8)
     axis.set_ylim(len(value) - 0.4, -0.6)
     top = float(np.nanmax([*value, *null]))
     axis.set(xlim=(-0.02 * top, 1.4 * top), xlabel="|cos|", title="Angles between the windows' directions")
+
+
+def _name_ends(axis: Axes, ends: Sequence[tuple[float, float, str]]) -> None:
+    """Names at the ends of lines, from the lowest up; one that would stand on the name below is left out."""
+    low, high = axis.get_ylim()
+    below = -np.inf
+    for value, place, told in sorted(ends):
+        if value - below > NAME_HEIGHT * (high - low):
+            axis.annotate(told, (place, value), (5, -3), textcoords="offset points", fontsize=7)
+            below = value
 
 
 class _Grouped(NamedTuple):
@@ -188,22 +206,24 @@ class _Grouped(NamedTuple):
 
     @property
     def gained(self) -> tuple[tuple[str, ...], Draw]:
-        return (f"{self.gains}stable_gain", f"{self.gains}cooldown_gain"), self._gained
+        return tuple(f"{self.gains}{phase}_gain" for phase in GAINS), self._gained
 
     def _losses(self, axis: Axes, ds: xr.Dataset) -> None:
         """A line for each group, coloured by its entropy; dotted: the reference itself, where it has a loss."""
         _states(axis, ds)
         name, entropy = f"{self.of}_loss", self.entropy(ds)
+        ends: list[tuple[float, float, str]] = []
         for k, colour in enumerate(_sequence(entropy)):
             one = ds.isel({self.axis: k})
             if not _has(one, name):
                 continue
             _measure(axis, one, name, f"{name}_error", colour, "")
             place, value = _kept(one, name)
-            told = str(k) if self.axis == "class" else number(entropy[k], 2)
-            axis.annotate(told, (place[-1], value[-1]), (5, -3), textcoords="offset points", fontsize=7)
+            told = str(ds[self.axis].to_numpy()[k]) if self.axis == "class" else number(entropy[k], 3)
+            ends.append((float(value[-1]), float(place[-1]), told))
             if self.of == "bin" and _has(one, "bin_ngram_loss"):
                 axis.axhline(float(one["bin_ngram_loss"]), color=colour, ls=":", lw=1.2)
+        _name_ends(axis, ends)
         words = "number of the class" if self.axis == "class" else f"entropy of the {self.told}{_units(ds, name)}"
         axis.plot([], [], lw=0, label=f"figures: {words}")
         low, high = axis.get_xlim()
@@ -216,19 +236,19 @@ class _Grouped(NamedTuple):
         """Gain of each group in either phase, over the null of members shuffled over groups."""
         entropy = self.entropy(ds)
         order = np.argsort(entropy, kind="stable")
-        for phase, colour in (("stable", BLUE), ("cooldown", RED)):
+        for phase, (colour, words) in GAINS.items():
             name = f"{self.gains}{phase}_gain"
             if not _has(ds, name):
                 continue
             bars = 2 * np.nan_to_num(ds[f"{name}_error"].to_numpy()[order]) if f"{name}_error" in ds else None
-            axis.errorbar(entropy[order], ds[name][order], yerr=bars, color=colour, label=f"{phase} phase", **BARS)
+            axis.errorbar(entropy[order], ds[name][order], yerr=bars, color=colour, label=words, **BARS)
             if _has(ds, f"{name}_null"):
                 null = ds[f"{name}_null"].to_numpy()[order]
                 axis.plot(entropy[order], null, color=colour, ls=":", lw=1.6)
                 if f"{name}_null_std" in ds:
                     half = 2 * np.nan_to_num(ds[f"{name}_null_std"].to_numpy()[order])
                     axis.fill_between(entropy[order], null - half, null + half, color=colour, alpha=0.15, lw=0)
-        if any(_has(ds, f"{self.gains}{phase}_gain_null") for phase in ("stable", "cooldown")):
+        if any(_has(ds, f"{self.gains}{phase}_gain_null") for phase in GAINS):
             axis.plot([], [], label=f"null of each: the same gain in every {self.told}", **NULL)
         axis.axhline(0, color=GREY, lw=0.8)
         axis.set(xlabel=f"mean reference entropy of the {self.told}{_units(ds, f'{self.of}_entropy')}")

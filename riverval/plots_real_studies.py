@@ -1,8 +1,6 @@
 """The pictures of the studies of real runs, one function each, drawn from the study's dataset alone.
 
-A gap is the metric of a plan minus that of the plan it is compared with, at equal seeds; its null is 0, the dotted
-line. Small points are single seeds, the large one their mean, thick bars one standard error, thin bars the 95 %
-interval (t distribution). A single seed has no bars.
+Marks and nulls are those of `riverval.plots_gaps`.
 """
 
 from __future__ import annotations
@@ -14,29 +12,36 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import NullLocator
 
 from ._format import number, with_error
-from ._typing import ArrayLike, FloatArray
+from ._typing import FloatArray, NDArray
 from .errors import InputError
-from .plots import CYCLE, GREY, _figure
+from .plots import CYCLE, GREY, _around, _figure
 from .plots_branches import family
+from .plots_gaps import (
+    CAPTION,
+    DRAWN,
+    METRICS,
+    _bare,
+    _beside,
+    _compared,
+    _gaps,
+    _legend_below,
+    _mean,
+    _metrics,
+    _seeds,
+    _zero,
+)
 from .plots_instruments import LEGEND, NULL
 from .plots_panels import _has, _kept, _sequence
 from .plots_toy import DECAYS, FAMILIES
+from .schedules import schedule_from_dict
 
-METRICS = {
-    "val_loss": "held-out loss (nat)", "train_loss": "training loss (nat)", "val_accuracy": "held-out accuracy",
-    "train_accuracy": "training accuracy", "cooldown_gain": "gain of the cooldown (nat)",
-}  # fmt: skip
-"""Metric -> how an axis names it, in the order in which they are drawn."""
-DRAWN = ("val_loss", "train_loss")
-"""What the gaps of the studies of schedules are drawn of."""
-CAPTION = "small points: seeds; large: their mean; thick bars: ± 1 s.e.; thin bars: 95 % interval (t); dotted: null"
 REFERENCE = "black"
-SPREAD = 0.7
-"""Width of the places that stand beside each other at one tick, of the distance of two ticks."""
+FEW = 3
+"""So many curves have colours that are easily told apart, more have those of an order."""
 
 
 def study(ds: xr.Dataset) -> Figure:
@@ -60,7 +65,7 @@ def wsd_vs_cosine(ds: xr.Dataset) -> Figure:
     """Curves of WSD at every cooldown and of cosine, and how far each is from cosine by the length of its cooldown."""
     metrics = _metrics(ds, DRAWN)
     figure = _figure((12.5, 3.4 + 2.4 * len(metrics)))
-    halves = figure.subfigures(1, 2, width_ratios=(1.15, 1.0))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(1.15, 1.0))
     loss, rate = halves[0].subplots(2, 1, sharex=True, height_ratios=(3, 1))
     _curves(loss, rate, ds)
     axes = halves[1].subplots(len(metrics), 1, squeeze=False, sharex=True)[:, 0]
@@ -77,22 +82,32 @@ def wsd_vs_cosine(ds: xr.Dataset) -> Figure:
 def _curves(loss: Axes, rate: Axes, ds: xr.Dataset) -> None:
     """Held-out loss of every plan, seeds thin and means thick, over the rates."""
     compared = _compared(ds)
-    colours = dict(zip(compared, _sequence(ds["plan_cooldown"].sel(plan=compared).to_numpy()), strict=True))
+    ordered = _sequence(ds["plan_cooldown"].sel(plan=compared).to_numpy())
+    colours = dict(zip(compared, ordered if len(compared) > FEW else CYCLE, strict=False))
     for plan in ds["plan"].to_numpy().tolist():
         one, colour = ds.sel(plan=plan), colours.get(plan, REFERENCE)
         if not _has(one, "val_loss"):
             continue
         seeds = [_kept(one.isel(seed=k), "val_loss", "eval_step") for k in range(ds.sizes["seed"])]
         family(loss, [line for line in seeds if len(line[0])], colour, plan, lw=1.4)
-        if "plan_lr" in ds:
-            rate.plot(*_kept(one, "plan_lr", "eval_step"), color=colour, lw=1.2)
-    later = ds["val_loss"].where(ds["eval_step"] > 0.1 * ds["eval_step"].max()).to_numpy() if "val_loss" in ds else []
-    _limits(loss, later)
+        rate.plot(*_rates(ds, plan), color=colour, lw=1.2)
+    if "val_loss" in ds:
+        _around(loss, ds["val_loss"].where(ds["eval_step"] > 0.1 * ds["eval_step"].max()).to_numpy())
     loss.set(ylabel="held-out loss (nat)", title="Mean over seeds, and each seed (thin)")
     rate.set(xlabel="update", ylabel="learning rate", ylim=(0, None))
     for axis in (loss, rate):
         _bare(axis)
-    loss.legend(**LEGEND, ncols=2)
+    if loss.get_legend_handles_labels()[1]:
+        loss.legend(**LEGEND, ncols=2)
+
+
+def _rates(ds: xr.Dataset, plan: str) -> tuple[NDArray[Any], FloatArray]:
+    """Updates and their rates by the configuration of the plan; those stored at the evaluations where it has none."""
+    try:
+        rates = schedule_from_dict(json.loads(ds.attrs["config"])["plans"][plan]["schedule"]).values()
+    except (KeyError, InputError):  # another version of riverval may have had other schedules
+        return _kept(ds.sel(plan=plan), "plan_lr", "eval_step") if "plan_lr" in ds else (np.empty(0), np.empty(0))
+    return np.arange(len(rates)), rates
 
 
 def _match(axis: Axes, ds: xr.Dataset, metric: str, colour: str) -> None:
@@ -149,19 +164,18 @@ def _family_colours(names: Sequence[str]) -> list[tuple[str, str]]:
 def shapes(ds: xr.Dataset) -> Figure:
     """How far each decay shape is from linear, at each length of the cooldown and each peak rate."""
     metrics, plans = _metrics(ds, DRAWN), _compared(ds)
-    lengths = sorted({round(float(c), 4) for c in ds["plan_cooldown"].sel(plan=plans).to_numpy()})
-    rates = sorted({float(r) for r in ds["plan_peak"].sel(plan=plans).to_numpy()})
-    named = list(dict.fromkeys(ds["plan_shape"].sel(plan=plans).to_numpy().tolist()))
+    of = ds.sel(plan=plans)
+    columns = (of["plan_shape"].to_numpy().tolist(), of["plan_cooldown"].round(4).to_numpy().tolist(), of["plan_peak"])
+    told = dict(zip(plans, zip(*columns[:2], columns[2].to_numpy().tolist(), strict=True), strict=True))
+    named = list(dict.fromkeys(columns[0]))
+    lengths, rates = (sorted({row[k] for row in told.values()}) for k in (1, 2))
     figure = _figure((2.4 + 5.0 * len(lengths), 1.4 + 3.2 * len(metrics)))
     axes: Any = figure.subplots(len(metrics), len(lengths), squeeze=False, sharex=True, sharey="row")
     for row, metric in zip(axes, metrics, strict=True):
         for axis, length in zip(row, lengths, strict=True):
             for aside, shape in zip(_beside(len(named)), named, strict=True):
-                here = [
-                    p for p in plans
-                    if ds["plan_shape"].sel(plan=p) == shape and abs(ds["plan_cooldown"].sel(plan=p) - length) < 1e-4
-                ]  # fmt: skip
-                places = np.array([rates.index(float(ds["plan_peak"].sel(plan=p))) for p in here]) + aside
+                here = [p for p in plans if told[p][:2] == (shape, length)]
+                places = np.array([rates.index(told[p][2]) for p in here]) + aside
                 colour, _, marker = DECAYS.get(shape, (GREY, "-", "o"))
                 _gaps(axis, ds, here, metric, places, colour, label=shape, marker=marker)
             axis.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
@@ -176,168 +190,174 @@ def shapes(ds: xr.Dataset) -> Figure:
     return figure
 
 
+# --- acceptance ------------------------------------------------------------------------------------------------------
+def paper(ds: xr.Dataset) -> Figure:
+    """Curves of WSD and cosine, every seed thin and the means thick, and the acceptance tests beside their nulls."""
+    figure = _figure((14.5, 7.4))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(1.0, 1.25))
+    loss, rate = halves[0].subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    _curves(loss, rate, ds)
+    _criteria(halves[1], ds)
+    return figure
+
+
+def architectures(ds: xr.Dataset) -> Figure:
+    """How far WSD is from cosine for each architecture, and the acceptance tests of each."""
+    plans, count = _compared(ds), ds.sizes.get("criterion", 0)
+    figure = _figure((15.0, max(3.0, 1.2 + count * (0.3 + 0.2 * len(plans)))))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(1.0, 1.35))
+    _gap_columns(halves[0], ds, _metrics(ds, DRAWN))
+    _criteria(halves[1], ds)
+    return figure
+
+
+def _criteria(figure: SubFigure, ds: xr.Dataset) -> None:
+    """A row for each acceptance test: value, interval and seeds of every plan, null and bound, and the verdicts."""
+    if "criterion" not in ds.dims:
+        return
+    tested = [p for p in _compared(ds) if _has(ds.sel(plan=p), "criterion_value")]
+    names = [str(c) for c in ds["criterion"].to_numpy()]
+    axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
+    for axis, name in zip(axes, names, strict=True):
+        for k, (plan, colour) in enumerate(zip(tested, CYCLE * len(tested), strict=False)):
+            one, place = ds.sel(plan=plan, criterion=name), np.array([float(k)])
+            if "criterion_seed_value" in ds:
+                _seeds(axis, place, one["criterion_seed_value"].to_numpy()[:, None], colour, False)
+            error = one["criterion_error"].to_numpy().reshape(1)
+            ends = np.stack([one["criterion_low"], one["criterion_high"]]).reshape(2, 1)
+            _mean(axis, place, one["criterion_value"].to_numpy().reshape(1), error, ends, colour, plan, upright=False)
+            axis.annotate(
+                _verdict(one), (1.01, k), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=colour
+            )
+            axis.plot(_level(one["criterion_null"]), (k - 0.45, k + 0.45), **NULL)
+            if one["criterion_bound"] != one["criterion_null"]:
+                axis.plot(_level(one["criterion_bound"]), (k - 0.45, k + 0.45), color="black", ls="--", lw=1.0)
+        if not _has(ds.sel(criterion=name), "criterion_value"):
+            axis.set_xticks([])
+        axis.set_title(name, fontsize=8.5, loc="left", pad=2)
+        axis.set(yticks=[], ylim=(max(len(tested), 1) - 0.4, -0.6))
+        axis.tick_params(labelsize=7.5)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+    axes[-1].plot([], [], label="null", **NULL)
+    axes[-1].plot([], [], color="black", ls="--", lw=1.0, label="bound, where not the null")
+    handles, labels = axes[-1].get_legend_handles_labels()
+    told = "verdict, and the seeds that hold by themselves"
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, title=told, title_fontsize=8, **LEGEND)
+
+
+def _level(value: xr.DataArray) -> tuple[float, float]:
+    return float(value), float(value)
+
+
+def _verdict(one: xr.Dataset) -> str:
+    """The verdict over seeds, and of how many seeds the statement holds by itself."""
+    told = str(one["criterion_verdict"].item())
+    if "criterion_seed_value" not in one or not _has(one, "criterion_seed_value"):
+        return told
+    return f"{told} ({int(one['criterion_held'])} of {int(np.isfinite(one['criterion_seed_value']).sum())})"
+
+
 # --- anything against anything ---------------------------------------------------------------------------------------
 def gaps(ds: xr.Dataset) -> Figure:
     """Every metric: the gap of each plan that is compared with another, one line of the picture for each plan."""
-    plans, metrics = _compared(ds), _metrics(ds, tuple(METRICS))
-    figure = _figure((1.8 + 3.6 * len(metrics), 1.6 + 0.34 * max(len(plans), 2)))
+    metrics = _metrics(ds, tuple(METRICS))
+    figure = _figure((1.8 + 3.6 * len(metrics), 1.6 + 0.34 * max(len(_compared(ds)), 2)))
+    _gap_columns(figure, ds, metrics)
+    return figure
+
+
+def _gap_columns(figure: Figure | SubFigure, ds: xr.Dataset, metrics: Sequence[str]) -> None:
+    plans = _compared(ds)
     axes: Any = figure.subplots(1, len(metrics), squeeze=False, sharey=True)
-    place = np.arange(len(plans))
+    place = np.arange(len(plans), dtype=np.float64)
     for axis, metric in zip(axes[0], metrics, strict=True):
         _gaps(axis, ds, plans, metric, place, CYCLE[0], upright=False)
         axis.axvline(0, **NULL)
         axis.set_xlabel(f"{METRICS.get(metric, metric)},\nminus the reference")
         _bare(axis)
     against = ds["plan_against"].sel(plan=plans).to_numpy().tolist()
-    told = [f"{plan} - {of}" for plan, of in zip(plans, against, strict=True)]
+    told = [f"{plan}\nminus {of}" for plan, of in zip(plans, against, strict=True)]
     axes[0][0].set_yticks(place, told, fontsize=8)
     axes[0][0].set_ylim(len(plans) - 0.5, -0.5)
-    return figure
 
 
-def _over(variable: str, words: str, logarithmic: bool) -> Callable[[xr.Dataset], Figure]:
+def _over(variable: str, words: str, wanted: Sequence[str]) -> Callable[[xr.Dataset], Figure]:
     """A picture of a study that varies one number: metrics and gaps against it, coloured by what else varies."""
 
     def drawn(ds: xr.Dataset) -> Figure:
-        metrics = _metrics(ds, DRAWN)
-        figure = _figure((12.0, 1.4 + 3.2 * len(metrics)))
+        metrics = _metrics(ds, wanted)
+        figure = _figure((12.0, 1.4 + 2.9 * len(metrics)))
         axes: Any = figure.subplots(len(metrics), 2, squeeze=False, sharex=True)
-        series = _series(ds, variable)
         for (outcome, gap), metric in zip(axes, metrics, strict=True):
-            for (label, plans), colour in zip(series.items(), CYCLE * len(series), strict=False):
-                at = ds.sel(plan=plans, metric=metric)
-                x = at[variable].to_numpy().astype(float)
-                _seeds(outcome, x, at["outcome"].transpose("seed", "plan").to_numpy(), colour)
-                error = at["outcome_error"].to_numpy()
-                _mean(outcome, x, at["outcome_mean"], error, None, colour, label, connect=True)
-                compared = [p for p in plans if p in _compared(ds)]
-                places = ds[variable].sel(plan=compared).to_numpy().astype(float)
-                _gaps(gap, ds, compared, metric, places, colour, label=label, connect=True)
-            outcome.set_ylabel(METRICS.get(metric, metric))
-            gap.set_ylabel("minus the reference's")
-            _bare(outcome)
-            _zero(gap, "null: as the reference", legend=False)
+            _values_and_gaps(outcome, gap, ds, variable, metric)
         for axis in axes[-1]:
             axis.set_xlabel(words)
-        if logarithmic and np.all(ds[variable].to_numpy() > 0):
-            axes[0][0].set_xscale("log")
-        _legend_below(figure, axes[0])
+        if np.isfinite(ds["outcome_mean"].to_numpy()).any() and np.all(ds[variable].to_numpy() > 0):
+            _logarithmic(axes[0][0], sorted({*ds[variable].to_numpy().tolist()}))
+        _legend_below(figure, axes.ravel())
         return figure
 
     return drawn
 
 
+def _values_and_gaps(outcome: Axes, gap: Axes, ds: xr.Dataset, variable: str, metric: str) -> None:
+    series = _series(ds, variable)
+    for (label, plans), colour in zip(series.items(), CYCLE * len(series), strict=False):
+        at = ds.sel(plan=plans, metric=metric)
+        x = at[variable].to_numpy().astype(float)
+        _seeds(outcome, x, at["outcome"].transpose("seed", "plan").to_numpy(), colour)
+        _mean(outcome, x, at["outcome_mean"], at["outcome_error"].to_numpy(), None, colour, label, connect=True)
+        compared = [p for p in plans if p in _compared(ds)]
+        places = ds[variable].sel(plan=compared).to_numpy().astype(float)
+        _gaps(gap, ds, compared, metric, places, colour, label=label, connect=True)
+    outcome.set_ylabel(METRICS.get(metric, metric))
+    gap.set_ylabel("minus the reference's")
+    _bare(outcome)
+    _zero(gap, "null: as the reference", legend=False)
+
+
+def _logarithmic(axis: Axes, places: Sequence[float]) -> None:
+    """A logarithmic axis with a tick at each place that was measured."""
+    axis.set_xscale("log")
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xticks(places, [number(place, 3) for place in places])
+
+
+def noise(ds: xr.Dataset) -> Figure:
+    """Loss and gain of the cooldown against the batch, a line for each rate, and the powers that the gain follows."""
+    figure = _over("plan_batch", "images or sequences per update", ("val_loss", "cooldown_gain"))(ds)
+    if _has(ds, "gain_rate_exponent") and _has(ds, "gain_batch_exponent"):
+        rate, batch = (
+            with_error(float(ds[f"gain_{of}_exponent"]), float(ds[f"gain_{of}_exponent_error"]))
+            for of in ("rate", "batch")
+        )
+        null = number(float(ds["gain_batch_exponent_expected"]), 2)
+        told = f"gain as rate^({rate}) batch^({batch});\nnoise of a quadratic: rate^1 batch^({null})"
+        figure.axes[-2].set_title(told, fontsize=8.5)
+    return figure
+
+
 def _series(ds: xr.Dataset, variable: str) -> dict[str, list[str]]:
     """Plans by what varies among them besides `variable`, in the order of that variable."""
-    told = {
-        "plan_arch": "",
-        "plan_schedule": "",
-        "plan_cooldown": "cooldown ",
-        "plan_peak": "rate ",
-        "plan_batch": "batch ",
-    }
+    told = {"plan_arch": "", "plan_schedule": "", "plan_peak": "rate ", "plan_batch": "batch "}
     varied = [v for v in told if v != variable and len({*ds[v].to_numpy().tolist()}) > 1]
     out: dict[str, list[str]] = {}
     for k in np.argsort(ds[variable].to_numpy(), kind="stable"):
         one = ds.isel(plan=k)
-        values = [(told[v], one[v].item()) for v in varied if v != "plan_cooldown" or one["plan_schedule"] != "cosine"]
-        label = ", ".join(f"{words}{number(v, 3) if isinstance(v, float) else v}" for words, v in values)
+        values = [(told[v], one[v].item()) for v in varied]
+        label = ", ".join(f"{words}{number(v, 2) if isinstance(v, float) else v}" for words, v in values)
         out.setdefault(label or "all", []).append(str(one["plan"].item()))
     return out
-
-
-# --- parts -----------------------------------------------------------------------------------------------------------
-def _metrics(ds: xr.Dataset, wanted: Sequence[str]) -> list[str]:
-    """Those of the wanted metrics that were measured; all that there are where none of these was."""
-    there = ds["metric"].to_numpy().tolist()
-    return [m for m in wanted if m in there] or there
-
-
-def _compared(ds: xr.Dataset) -> list[str]:
-    """Plans that have a reference."""
-    pairs = zip(ds["plan"].to_numpy().tolist(), ds["plan_against"].to_numpy().tolist(), strict=True)
-    return [plan for plan, against in pairs if plan != against]
-
-
-def _gaps(
-    axis: Axes, ds: xr.Dataset, plans: Sequence[str], metric: str, places: FloatArray, colour: str,
-    *, label: str = "", marker: str = "o", connect: bool = False, upright: bool = True,
-) -> None:  # fmt: skip
-    """Gaps of some plans: seeds, mean, standard error and interval, at places along the axis."""
-    at = ds.sel(metric=metric, plan=list(plans))
-    of = ds["outcome"].sel(metric=metric, plan=at["plan_against"].to_numpy()).transpose("seed", "plan").to_numpy()
-    _seeds(axis, places, at["outcome"].transpose("seed", "plan").to_numpy() - of, colour, upright)
-    ends = np.stack([at["outcome_gap_low"], at["outcome_gap_high"]])
-    error = at["outcome_gap_error"].to_numpy()
-    _mean(axis, places, at["outcome_gap"], error, ends, colour, label, marker, connect, upright)
-
-
-def _seeds(axis: Axes, places: FloatArray, values: FloatArray, colour: str, upright: bool = True) -> None:
-    """Values of each seed, shape (seeds, places)."""
-    for one in values:
-        axis.plot(*((places, one) if upright else (one, places)), ".", color=colour, ms=4, alpha=0.5)
-
-
-def _mean(
-    axis: Axes, places: ArrayLike, mean: ArrayLike, error: FloatArray, ends: FloatArray | None, colour: str, label: str,
-    marker: str = "o", connect: bool = False, upright: bool = True,
-) -> None:  # fmt: skip
-    """Means with their standard errors as thick bars, and intervals as thin ones where there are any."""
-    x, y = np.asarray(places, dtype=float), np.asarray(mean, dtype=float)
-    order = np.argsort(x, kind="stable")
-    x, y, error = x[order], y[order], np.nan_to_num(error[order])
-    bars = "yerr" if upright else "xerr"
-    pair = (x, y) if upright else (y, x)
-    line = {"color": colour, "ls": "-" if connect else "none", "lw": 1.1}
-    axis.errorbar(*pair, **{bars: error}, marker=marker, ms=5.5, elinewidth=2.6, capsize=0, label=label or None, **line)
-    if ends is not None:
-        reach = np.nan_to_num(np.stack([y - ends[0][order], ends[1][order] - y]))
-        thin = {bars: np.maximum(reach, 0.0), "ls": "none", "color": colour}
-        axis.errorbar(*pair, **thin, elinewidth=0.9, capsize=2.5)
-
-
-def _beside(count: int) -> FloatArray:
-    """Offsets of `count` places around one tick."""
-    return np.asarray((np.arange(count) - (count - 1) / 2) * SPREAD / count)
-
-
-def _zero(axis: Axes, label: str, *, legend: bool = True) -> None:
-    axis.axhline(0, label=label, **NULL)
-    _bare(axis)
-    if legend:
-        axis.legend(**LEGEND)
-
-
-def _bare(axis: Axes) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-
-
-def _legend_below(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One legend of what these axes show, each label once."""
-    told: dict[str, Any] = {}
-    for axis in axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            told.setdefault(label, handle)
-    style = {"loc": "outside lower center", "ncols": min(len(told), 6), "frameon": False, "fontsize": 9}
-    style |= {"title": CAPTION, "title_fontsize": 8}
-    figure.legend(list(told.values()), list(told), **style)
-
-
-def _limits(axis: Axes, values: ArrayLike) -> None:
-    """Limits around finite values, where there are any that differ."""
-    finite = np.asarray(values, dtype=float).ravel()
-    finite = finite[np.isfinite(finite)]
-    if len(finite) and np.ptp(finite) > 0:
-        axis.set_ylim(finite.min() - 0.05 * np.ptp(finite), finite.max() + 0.15 * np.ptp(finite))
 
 
 PICTURES: dict[str, Callable[[xr.Dataset], Figure]] = {
     "wsd-vs-cosine": wsd_vs_cosine,
     "wsd-s": wsd_s,
     "shapes": shapes,
-    "width": _over("plan_parameters", "trainable parameters", True),
-    "noise": _over("plan_batch", "images or sequences per update", True),
-    "to-convergence": _over("plan_updates", "updates of the run", True),
-    "architectures": gaps,
+    "paper": paper,
+    "architectures": architectures,
+    "width": _over("plan_parameters", "trainable parameters", (*DRAWN, "cooldown_gain")),
+    "to-convergence": _over("plan_updates", "updates of the run", (*DRAWN, "cooldown_gain")),
+    "noise": noise,
 }
 """Picture by study."""

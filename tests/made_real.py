@@ -61,7 +61,8 @@ def measured(plan: Schedule | None = None, **more: Any) -> xr.Dataset:
     shares = np.array([0.5, 0.65, 0.45, 0.6, 0.5, 0.4])[:, None] * 0.4**components
     values = {
         "probe_step": states, "probe_lr": rate,
-        "hessian_top": late * (90 + 0.5 * (states - 300)), "hessian_top_residual": late * 2, "hessian_top_bound": late * 5,
+        "hessian_top": late * (90 + 0.5 * (states - 300)), "hessian_top_residual": late * 2,
+        "hessian_top_bound": late * 5,
         "hessian_mean": late * 0.4, "hessian_mean_error": late * 0.1, "hessian_threshold": threshold,
         "preconditioned_top": late * (8000 + 60 * (states - 300)), "preconditioned_top_bound": late * 300,
         "preconditioned_mean": late * 100, "preconditioned_mean_error": late * 20,
@@ -69,7 +70,8 @@ def measured(plan: Schedule | None = None, **more: Any) -> xr.Dataset:
         "gradient_cosine": early * (0.08 + 0.02 * rng.random(n)), "gradient_cosine_null": early * 0.0,
         "gradient_cosine_null_std": early * 0.002,
         "quasi_convexity": early * (0.8 + 0.3 * rng.random(n)), "quasi_convexity_null_std": early * 0.02,
-        "quasi_convexity_average": early * (0.9 + 0.3 * rng.random(n)), "quasi_convexity_average_null_std": early * 0.02,
+        "quasi_convexity_average": early * (0.9 + 0.3 * rng.random(n)),
+        "quasi_convexity_average_null_std": early * 0.02,
         "quasi_convexity_stable_average": early * (0.5 + 0.3 * rng.random(n)),
         "quasi_convexity_stable_average_null_std": early * 0.02,
         "probe_loss": early * (0.9 + 1.4 / (1 + states / 60)), "probe_loss_error": early * 0.03,
@@ -83,7 +85,8 @@ def measured(plan: Schedule | None = None, **more: Any) -> xr.Dataset:
         "drift_null": np.full(6, 0.05), "phase_cosine": 0.11, "phase_cosine_null": 0.002,
         "window_pair": ["late stable, early cooldown", "late stable, earlier stable"], "window_cosine": [0.3, 0.25],
         "window_cosine_null": [0.002, 0.002],
-        "direction_norm": [np.nan, np.nan, 3.0, 8.0, 3.6, 2.8], "direction_norm_low": [np.nan, np.nan, 2.5, 6.0, 3.0, 2.4],
+        "direction_norm": [np.nan, np.nan, 3.0, 8.0, 3.6, 2.8],
+        "direction_norm_low": [np.nan, np.nan, 2.5, 6.0, 3.0, 2.4],
         "direction_norm_high": [np.nan, np.nan, 3.9, 9.1, 4.5, 3.3], "direction_null": 1.1, "direction_null_error": 0.1,
         "direction_curvature": [np.nan, np.nan, 1.0, 5.0, 1.5, 0.9], "direction_curvature_null": 0.3,
         "direction_ratio": 2.67, "direction_ratio_low": 1.9, "direction_ratio_high": 3.3,
@@ -104,7 +107,7 @@ def grouped(of: str, axis: str, gains: str, count: int, states: Any, at: Any) ->
         axis: np.arange(count), f"{of}_entropy": entropy, f"{of}_share": np.full(count, 1 / count), f"{of}_loss": loss,
         f"{of}_loss_error": 0.02 * loss, f"{of}_model_entropy": 0.9 * loss,
     }  # fmt: skip
-    for k, name in enumerate(("stable_gain", "cooldown_gain")):
+    for k, name in enumerate(("stable_gain", "settled_gain", "cooldown_gain")):
         gain = 0.1 + 0.05 * k * entropy
         out |= {f"{gains}{name}": gain, f"{gains}{name}_error": 0.1 * gain}
         out |= {f"{gains}{name}_null": np.full(count, gain.mean()), f"{gains}{name}_null_std": np.full(count, 0.01)}
@@ -145,8 +148,8 @@ def studied(name: str, plans: list[dict[str, Any]], *, seeds: int = 3, **more: A
 
 def fractions(**more: Any) -> xr.Dataset:
     plans = [{"plan": "cosine", "loss": 1.0, "schedule": "cosine", "cooldown": 0.95}]
-    for c in (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 0.95):
-        plans.append({"plan": f"wsd {c:g}", "loss": 1.02 - 0.04 * c, "cooldown": c, "against": "cosine"})
+    lengths = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 0.95)
+    plans += [{"plan": f"wsd {c:g}", "loss": 1.02 - 0.04 * c, "cooldown": c, "against": "cosine"} for c in lengths]
     match = {
         "match_fraction": [0.41, np.nan], "match_fraction_error": [0.06, np.nan], "match_fraction_low": [0.2, np.nan],
         "match_fraction_high": [0.6, np.nan],
@@ -195,3 +198,57 @@ def budgets(**more: Any) -> xr.Dataset:
         [430, 430, 430, 437]],
     }  # fmt: skip
     return studied("wsd-s", [{"plan": "WSD to 400", "loss": 1.0}], **{**values, **more})
+
+
+def criteria(ds: xr.Dataset) -> xr.Dataset:
+    """A study with the acceptance tests of its plans that are compared with another; the last was not measured."""
+    names = [
+        "1 final training loss, minus that of cosine decay", "2a stable segment, ends minus middle",
+        "3 top Hessian eigenvalue, end over start of the cooldown", "4 norm of Hv, early cooldown over late stable",
+        "5 share of states with tau above 0", "6 mean cosine of update and minus gradient",
+    ]  # fmt: skip
+    rng, plans = np.random.default_rng(11), ds.sizes["plan"]
+    null = np.array([0.0, 0.0, 1.0, 1.0, 0.5, 0.0])
+    seeds = null + [0.0, 0.1, 0.4, 0.8, 0.49, 0.05] + 0.02 * rng.standard_normal((ds.sizes["seed"], plans, 6))
+    seeds[:, (ds["plan"] == ds["plan_against"]).to_numpy()] = np.nan
+    seeds[:, :, -1] = np.nan
+    value = seeds.mean(0)
+    values = {
+        "criterion": names, "criterion_seed_value": seeds, "criterion_value": value,
+        "criterion_error": 0.02 + 0 * value, "criterion_low": value - 0.086, "criterion_high": value + 0.086,
+        "criterion_null": null + 0 * value, "criterion_bound": np.array([0, 0, 1, 1, 0.95, 0]) + 0 * value,
+        "criterion_verdict": np.where(np.isfinite(value), "holds", "not measured"),
+        "criterion_held": np.where(np.isfinite(value), 3, 0),
+    }  # fmt: skip
+    part = build(values, {}, "real")
+    return ds.assign_coords(part.coords).assign(part.data_vars)
+
+
+def probed(**more: Any) -> xr.Dataset:
+    """The study `paper`."""
+    plans = [
+        {"plan": "wsd 0.2", "loss": 1.01, "against": "cosine"},
+        {"plan": "cosine", "loss": 1.0, "schedule": "cosine"},
+    ]
+    return criteria(studied("paper", plans, **more))
+
+
+def probed_nets(**more: Any) -> xr.Dataset:
+    return criteria(nets(**more))
+
+
+def noises(**more: Any) -> xr.Dataset:
+    plans = []
+    for batch in (8, 32, 128):
+        for rate in (0.0015, 0.003, 0.006):
+            of = {"batch": batch, "peak": rate, "updates": 12800 // batch, "cooldown": 0.2 + 0.01 / batch}
+            loss = 1 + 0.1 * (rate / 0.003) / batch**0.5
+            plans.append(
+                {"plan": f"batch {batch}, rate {rate}", "against": f"batch {batch}, rate 0.003", "loss": loss, **of}
+            )
+    powers = {
+        "gain_rate_exponent": 0.9, "gain_rate_exponent_error": 0.1, "gain_batch_exponent": -0.45,
+        "gain_batch_exponent_error": 0.06, "gain_batch_exponent_expected": -0.5,
+        "metric": ["val_loss", "cooldown_gain"],
+    }  # fmt: skip
+    return studied("noise", plans, **{**powers, **more})

@@ -29,7 +29,7 @@ LAYERS: dict[int, str] = {
     3: "compare forecast",
     4: "toy.* experiments.*",
     5: "console plots plots_bigram plots_toy report plots_instruments plots_observer plots_panels plots_real "
-    "plots_real_studies plots_branches",
+    "plots_real_studies plots_branches plots_gaps",
     6: "__main__ cli cli_options commands demo experiments.cli experiments.cli_runs experiments.cli_study "
     "toy.cli toy.cli_bigram toy.cli_check toy.cli_keep toy.cli_study",
 }
@@ -38,7 +38,7 @@ LAYERS: dict[int, str] = {
 CONFINED: dict[str, tuple[str, str]] = {
     "matplotlib": (
         "plots plots_bigram plots_toy plots_instruments plots_observer plots_panels plots_real plots_real_studies "
-        "plots_branches report",
+        "plots_branches plots_gaps report",
         "",
     ),
     "sympy": ("toy.*", ""),

@@ -360,3 +360,22 @@ def test_a_mirror_that_cannot_be_started_leaves_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", NO_ROOM, path], capture_output=True, text=True)
     assert done.stdout.startswith(f"cannot write {path}: "), done.stdout + done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_records_of_an_earlier_process_are_taken_up_and_mirrored_at_once(tmp_path):
+    first = Recorder(None, {}, "real")
+    for t in range(5):
+        first.append("step", **step(t))
+    first.append("eval_step", **state(3))
+    columns = {axis: dict(series.columns) for axis, series in first.records.items()}
+    second = Recorder(tmp_path / "m.nc", ATTRS, "real", interval=1e9)
+    second.restore(columns)
+    assert second.dataset().identical(first.dataset())
+    same(second, tmp_path / "m.nc")
+    second.append("step", **step(5))
+    assert second.dataset()["step"].values.tolist() == [*range(6)]
+    assert len(first.records["step"]) == 5
+    with pytest.raises(
+        StoreError, match="only a recorder without records can be restored, this one has step, eval_step"
+    ):
+        second.restore(columns)

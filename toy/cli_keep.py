@@ -17,8 +17,7 @@ def keep(ds: xr.Dataset, folder: Path, picture: str, *, overwrite: bool) -> None
         (folder / picture).unlink(missing_ok=True)
         return
     from .. import plots
-    from ..report import run_figure
+    from ..report import run_figures
 
-    figure = run_figure(ds)
-    assert figure is not None
+    (figure,) = run_figures(ds)
     say(f"wrote {plots.write(figure, folder / picture)}")

@@ -103,6 +103,15 @@ def test_pixels_are_kept_as_bytes_and_batches_are_made_when_asked_for():
     assert float(batches[1][0].abs().max()) > 0
 
 
+@pytest.mark.parametrize("augment", [False, True])
+def test_all_of_a_batch_is_made_on_the_device_of_the_data(augment):
+    content = {k: v[..., None] if k[0] == "x" else v for k, v in arrays().items()}
+    for data in (Images(content, batch=4, seed=0, augment=augment), stream()):
+        data.to(torch.device("meta"))  # a device without numbers: whatever meets it from elsewhere is refused
+        for x, y in (data.batch(1), data.fixed("val")[0]):
+            assert x.device.type == y.device.type == "meta"
+
+
 def test_batches_are_a_sequence():
     batches = Batches(3, lambda k: (torch.tensor(k), torch.tensor(k)))
     assert len(batches) == 3

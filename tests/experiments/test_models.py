@@ -119,6 +119,22 @@ def test_the_tiny_language_model_rotates_a_quarter_of_each_head():
     assert model.gpt_neox.rotary_emb.inv_freq.numel() * 2 == 128 // 4 // 4
 
 
+def test_attention_and_perceptron_of_the_language_model_see_the_same_input():
+    """The parallel residual of the Pythia family: both add to what comes in."""
+    _, model, (tokens, _) = tiny("lm")
+    layer, seen = model.gpt_neox.layers[0], {}
+    for name, module in {"layer": layer, "attention": layer.attention, "mlp": layer.mlp}.items():
+        module.register_forward_hook(
+            lambda module, given, kept, result, name=name: seen.update({name: (given, result)}), with_kwargs=True
+        )
+    with torch.no_grad():
+        model(input_ids=tokens)
+        (x, *_), out = seen["layer"]
+        added = [r[0] if isinstance(r, tuple) else r for r in (seen["attention"][1], seen["mlp"][1])]
+        torch.testing.assert_close(out[0] if isinstance(out, tuple) else out, x + added[0] + added[1])
+        torch.testing.assert_close(seen["mlp"][0][0], layer.post_attention_layernorm(x))
+
+
 @pytest.mark.parametrize("shape", [(8, 8, 1), (9, 15, 2), (28, 28, 1)])
 def test_the_cnn_fits_other_images(shape):
     _, model = made("cnn", shape, classes=3, widths=(2, 3, 4, 5, 6))

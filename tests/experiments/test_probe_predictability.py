@@ -146,6 +146,15 @@ def test_the_bins_of_text_do_not_know_the_model(language):
         np.testing.assert_array_equal(first[name], second[name])
 
 
+def test_the_reference_is_counted_on_the_training_text(language):
+    data, model, kept = language
+    assert data.tokens("train", 5).tolist() == spoken(5, 0).tolist()
+    assert data.tokens("val").tolist() == spoken(8 * 300 + 1, 1).tolist()
+    other = Text(7 - spoken(20_000, 0), data.tokens("val"), seq=8, batch=2, seed=0, vocab=8, sha256="")
+    first, second = (predictability(context(d, model, kept, Table))["ngram_loss"] for d in (data, other))
+    assert second > first + 1.0
+
+
 def test_the_models_own_bins_come_from_states_that_end_no_gain(language):
     data, model, kept = language
     found = predictability(context(data, model, kept, Table))
@@ -261,7 +270,7 @@ def test_without_a_cooldown_there_is_its_gain_missing(language):
 def test_states_that_are_only_sketched_are_not_looked_at(language):
     data, model, kept = language
     for window, states in WINDOWS.items():
-        kept.states[window] = sorted({*states, *(t + 1 for t in states[:-1])})
+        kept.states[window] = sorted({*states, *range(states[0] + 1, states[0] + 9)})
     assert predictability(context(data, model, kept, Table))["probe_step"] == [0, 10, 15, 20, 30, 40, 50]
 
 

@@ -13,8 +13,9 @@ pytest.importorskip("safetensors")
 from riverval.experiments.probe_descent import descent  # noqa: E402
 from riverval.experiments.probe_directions import Products, directions, products_of  # noqa: E402
 from riverval.experiments.probe_interpolation import interpolation, largest_rise  # noqa: E402
-from riverval.experiments.probe_pca import first_cosine, pca  # noqa: E402
+from riverval.experiments.probe_pca import Joint, pca  # noqa: E402
 from riverval.experiments.probe_sharpness import sharpness  # noqa: E402
+from riverval.experiments.probes import Context  # noqa: E402
 from riverval.landscape import PathLosses  # noqa: E402
 from riverval.nulls import random_walk_shares, shuffled_cosine  # noqa: E402
 
@@ -64,10 +65,10 @@ def test_errors_of_a_segment_are_those_of_its_batches_paired(run):
 
 def test_the_largest_rise_is_that_of_any_two_places():
     alpha = np.linspace(0, 1, 5)
-    line = np.array([3.0, 1.0, 1.5, 0.5, 2.5])
+    line = np.array([3.0, 1.0, 1.5, 2.5, 0.5])
     batches = np.stack([line + np.eye(5)[3], line - np.eye(5)[3]])
     path = PathLosses(alpha, alpha, batches, np.array([0.5, 0.5]), alpha[[0, -1]])
-    assert largest_rise(path) == (2.0, 1.0)
+    assert largest_rise(path) == (1.5, 1.0)  # from the second place to the fourth
     falling = PathLosses(alpha, alpha, np.sort(batches)[:, ::-1], np.array([0.5, 0.5]), alpha[[0, -1]])
     assert largest_rise(falling)[0] == 0.0
 
@@ -158,7 +159,8 @@ def test_windows_that_share_a_state_are_compared_too(run):
     states = run.snapshots.plan.states
     assert set(states["late stable"]) & set(states["early cooldown"])
     one, other = (first_component(run.window(name)) for name in ("late stable", "early cooldown"))
-    found = first_cosine(run.context, states["late stable"], states["early cooldown"])
+    joint = Joint.of(run.context, sorted({*states["late stable"], *states["early cooldown"]}))
+    found = joint.cosine(states["late stable"], states["early cooldown"])
     assert found == pytest.approx(abs(one @ other), abs=1e-9)
 
 
@@ -215,9 +217,27 @@ def test_the_bootstrap_interval_is_that_of_naive_resampling(run):
 
 
 def test_one_snapshot_drawn_throughout_has_no_component():
-    eye = np.eye(3) - 1 / 3
+    eye = np.eye(3)
     with pytest.raises(ValueError, match="differ"):
         Products(eye, eye, eye).resampled(np.zeros(3, dtype=int)).first()
+
+
+def test_each_hessian_is_that_of_its_own_state(run, monkeypatch):
+    # The Hessian of a quadratic is the same everywhere, so the numbers above cannot tell.
+    seen, made = [], Context.hessian
+
+    def spy(context, loss, state):
+        operator = made(context, loss, state)
+        seen.append((state, operator._point.leaves[0].detach().numpy()[0]))
+        return operator
+
+    monkeypatch.setattr(Context, "hessian", spy)
+    states = run.snapshots.plan.states
+    sharpness(run.context)
+    directions(run.context)
+    assert [state for state, _ in seen] == [*states["sharpness"], states["cooldown"][0]]
+    for state, leaf in seen:
+        np.testing.assert_array_equal(leaf, run.weights[state])
 
 
 # --- descent ---------------------------------------------------------------------------------------------------------

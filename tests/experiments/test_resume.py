@@ -22,8 +22,10 @@ from safetensors.torch import load_file  # noqa: E402
 
 from riverval import store  # noqa: E402
 from riverval.errors import InputError, StoreError  # noqa: E402
+from riverval.experiments.checkpoints import Checkpoints  # noqa: E402
 from riverval.experiments.config import resolve  # noqa: E402
 from riverval.experiments.run import branch, prepare, read_config, reprobe, resume, run  # noqa: E402
+from riverval.experiments.snapshots import Snapshots  # noqa: E402
 from riverval.experiments.trunks import Trunks  # noqa: E402
 from riverval.schedules import make_schedule  # noqa: E402
 from riverval.shapes import make_shape  # noqa: E402
@@ -122,6 +124,32 @@ def test_a_run_killed_at_random_and_resumed_is_the_straight_run(tmp_path, arch, 
         assert not (Path(folder) / "run.partial.nc").exists()
 
 
+class Killed(BaseException):
+    """As if by SIGKILL: nothing handles it."""
+
+
+@pytest.mark.parametrize("after", ["checkpoint", "snapshot"])
+def test_a_kill_between_two_writes_of_a_state_leaves_nothing_out(tmp_path, monkeypatch, after):
+    """An update that is kept for the probes is known to the process that made it only."""
+    config = small(checkpoint_every=1, probes=("interpolation",))
+    run(config, made(tmp_path / "whole"))
+    at = sorted(prepare(config).snapshot_plan.updates)[1] + 1
+    kind, name = (Checkpoints, "save") if after == "checkpoint" else (Snapshots, "offer")
+    real = getattr(kind, name)
+
+    def cut(self, state, *rest, **options):
+        real(self, state, *rest, **options)
+        if at == getattr(state, "state", state):
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, name, cut)
+        with pytest.raises(Killed):
+            run(config, made(tmp_path / "cut"))
+    resume(tmp_path / "cut")
+    assert_same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
 # --- stopped ---------------------------------------------------------------------------------------------------------
 PLAIN = {"snapshots": 0, "probes": (), "steps": 20}
 
@@ -211,8 +239,6 @@ def test_an_interrupted_measurement_is_repeated(tmp_path):
 
 
 def test_a_full_disk_costs_nothing_once_there_is_room(tmp_path, straight, monkeypatch):
-    from riverval.experiments.checkpoints import Checkpoints
-
     def full(self, state, pinned=False):
         raise StoreError("cannot write: no space")
 
@@ -248,8 +274,10 @@ def test_the_dataset_of_an_earlier_run_does_not_make_a_run_finished(tmp_path):
 
 def test_what_a_killed_process_left_half_written_is_deleted(tmp_path):
     run(small(**PLAIN), tmp_path, stop_by_error)
+    (tmp_path / "snapshots").mkdir()
     left = [
         tmp_path / ".run.nc.x.part",
+        tmp_path / "snapshots" / ".tmpXYZ",
         tmp_path / "checkpoints" / ".step.x.part",
         tmp_path / "checkpoints" / "step_0000012.pt",
     ]

@@ -162,7 +162,7 @@ def test_a_branch_takes_over_what_it_shares_with_its_trunk(tmp_path):
     trunk = Run(tmp_path / "trunk", config())
     plan = SnapshotPlan.of(config(schedule={"cooldown": 0.5}))
     branched = Snapshots(tmp_path / "branch", plan)
-    until = 60
+    until = trunk.snapshots.plan.states["descent"][3]  # whose update leads beyond it
     count = branched.adopt(trunk.snapshots.folder, until)
     shared = {t for t in plan.full & trunk.snapshots.plan.full if t <= until}
     assert shared

@@ -31,6 +31,7 @@ from riverval.experiments.study_list import STUDIES  # noqa: E402
 from riverval.experiments.study_run import announcement, costs, planned, result_of, run_cells  # noqa: E402
 from riverval.experiments.study_sharing import divergence, groups_of  # noqa: E402
 from riverval.experiments.train import Trainer  # noqa: E402
+from riverval.experiments.trunks import Trunks  # noqa: E402
 
 SETS = ["steps=30", "batch=8", "eval_every=10", "final_examples=32", "eval_examples=32", "checkpoint_every=7"]
 
@@ -150,6 +151,19 @@ def test_sharing_changes_no_bit(cells, shared, tmp_path, monkeypatch):
     assert not list(shared.glob("cells/*/checkpoints"))
 
 
+def test_a_lost_pool_costs_time_only(cells, shared, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trunks, "find", lambda *args: None)
+    made = updates_counted(monkeypatch)
+    assert run_cells(cells[:3], tmp_path) == {}
+    assert len(made) == 90
+    for cell in cells[:3]:
+        assert numbers(result_of(cell, shared)).identical(numbers(result_of(cell, tmp_path)))
+
+
+def long(config):
+    return planned(replace(config, steps=200))
+
+
 # --- keys ------------------------------------------------------------------------------------------------------------
 def test_the_key_is_of_what_is_measured_on_what(cells):
     cell = cells[0]
@@ -160,7 +174,8 @@ def test_the_key_is_of_what_is_measured_on_what(cells):
     assert len({c.key for c in cells}) == len(cells)
 
 
-def test_all_cells_have_the_same_warmup_and_start(bench):
+def test_all_cells_have_the_same_warmup_and_a_reference():
+    bench = Bench("mlp", configured, long)
     for name in ("wsd-vs-cosine", "wsd-s", "shapes", "to-convergence", "width"):
         plans = STUDIES[name].plans(bench, STUDIES[name].make())
         assert len({p.config.schedule["warmup"] for p in plans}) == 1
@@ -234,18 +249,18 @@ def test_a_killed_study_goes_on_to_the_same_bits(cells, shared, tmp_path):
     )  # fmt: skip
     folder = tmp_path / "study-wsd-vs-cosine-mlp"
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and len(list(folder.glob("cells/*/run.nc"))) < 1:
+    while time.monotonic() < deadline and len(list(folder.glob("cells/*/run.nc"))) < 2:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = {path.parent.name for path in folder.glob("cells/*/run.nc")}
+    mine = [replace(cell, config=replace(cell.config, threads=None)) for cell in cells]
+    done = [folder / "cells" / cell.key / "run.nc" for cell in mine if result_of(cell, folder) is not None]
     assert 1 <= len(done) < 6
-    untouched = {key: (folder / "cells" / key / "run.nc").stat().st_mtime_ns for key in done}
+    written = [path.stat().st_mtime_ns for path in done]
     assert called(command(tmp_path)) == 0
-    assert {key: (folder / "cells" / key / "run.nc").stat().st_mtime_ns for key in done} == untouched
-    for cell in cells:
-        mine = result_of(replace(cell, config=replace(cell.config, threads=None)), folder)
-        assert numbers(mine).identical(numbers(result_of(cell, shared)))
+    assert [path.stat().st_mtime_ns for path in done] == written
+    for one, other in zip(mine, cells, strict=True):
+        assert numbers(result_of(one, folder)).identical(numbers(result_of(other, shared)))
 
 
 # --- several processes -----------------------------------------------------------------------------------------------
@@ -281,9 +296,11 @@ def test_the_time_left_is_by_the_updates_made(cells, monkeypatch):
     monkeypatch.setattr(study_run.time, "monotonic", lambda: clock[0])
     watch = study_run.Watch(cells, cells, groups_of(cells), told.append)
     first = groups_of(cells)[0].steps[0].cell
+    watch(("update", first.key, 2))
+    assert told == []
     clock[0] += 15.0
     watch(("update", first.key, 12))
-    assert told == ["cells 0/6, updates 12/144, 2 min left"]
+    assert told == ["cells 0/6, updates 12/144, 3 min left"]  # 15 s for 10 of them, 132 to come
     clock[0] += 1.0
     watch(("update", first.key, 13))
     assert len(told) == 1
