@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from .._format import number
 from .._typing import FloatArray
@@ -27,7 +27,12 @@ from ..errors import InputError
 VERDICTS = ("holds", "fails", "undecided", "not measured")
 LEVEL = 0.05  # two-sided, of every interval
 POSITIVE_SHARE = 0.95  # of tau_i that must be above 0
-_SAME = ("arch", "data_sha256", "seed")  # of two runs that differ by their schedule
+# Of two runs that differ by their schedule: all that determines the path but for the shape of the rates. How it is
+# computed (device, threads, compile, the pieces of a batch) changes the last bits only.
+_SAME = (
+    "arch", "data_sha256", "seed", "steps", "lr", "batch", "optimizer", "momentum", "weight_decay", "betas", "eps",
+    "clip", "width_factor", "widths", "size", "seq", "tokenizer", "vocab", "augment", "precision", "final_examples",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,14 +84,15 @@ def acceptance(ds: xr.Dataset, cosine: xr.Dataset | None = None) -> list[Test]:
     6   mean cosine of update and minus gradient: above 0, its null  null: the gradient shuffled
     ==  ===========================================================  =================================
 
-    The fifth is a count of the states that were looked at, so its interval has no length.
+    The fifth is a count of the states that were looked at and lie above the last (tau is not defined for others), so
+    its interval has no length.
 
     Args:
         ds: of a finished run with a stable phase and a cooldown.
         cosine: of the run of the same seed that differs by its schedule only; for the first test.
 
     Raises:
-        InputError: `cosine` is of another architecture, seed or data.
+        InputError: `cosine` differs by more than its schedule: another seed, length, peak rate, optimizer or model.
     """
     found = {test.name: test for test in [*_final(ds, cosine), *_segments(ds), *_sharpness(ds), *_directions(ds),
                                           *_slopes(ds), *_cosines(ds)]}  # fmt: skip
@@ -165,7 +171,7 @@ def _segments(ds: xr.Dataset) -> Iterator[Test]:
     if "interpolation_dip" not in ds:
         return
     batches = int(ds["interpolation_batches"])
-    t = float(student.ppf(1 - LEVEL / 2, batches - 1)) if batches > 1 else math.nan
+    t = float(stdtrit(batches - 1, 1 - LEVEL / 2)) if batches > 1 else math.nan
     for name, pair, of in ((NAMES[1], "stable", "dip"), (NAMES[2], "cooldown", "rise")):
         if pair in ds["pair"]:
             value, error = (float(ds[f"interpolation_{of}{e}"].sel(pair=pair)) for e in ("", "_error"))
@@ -258,5 +264,5 @@ def _together(tests: list[Test], name: str) -> Test:
 def _interval(values: FloatArray) -> tuple[float, float, float, float]:
     """Mean, its standard error, and its interval by Student's t with n - 1 degrees of freedom."""
     mean, error = float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
-    half = float(student.ppf(1 - LEVEL / 2, len(values) - 1)) * error
+    half = float(stdtrit(len(values) - 1, 1 - LEVEL / 2)) * error
     return mean, error, mean - half, mean + half

@@ -93,9 +93,10 @@ def _steps(at: int, cooldown: float) -> int:
     check_number("cooldown", cooldown, low=0.0, high=1.0, open_low=True, open_high=True, what=told)
     steps = round(at * cooldown / (1.0 - cooldown))
     if steps < 2:
+        told = f"{steps} update{'s' * (steps != 1)}"
         raise InputError(
-            f"a cooldown of {cooldown:g} of a run that branches off at state {at} has {steps} updates, and the first "
-            "still has the full rate; use a larger fraction or branch off later"
+            f"a cooldown of {cooldown:g} of a run that branches off at state {at} has {told}, and the first still has "
+            "the full rate; use a larger fraction or branch off later"
         )
     return steps
 

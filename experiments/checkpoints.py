@@ -213,9 +213,16 @@ class Checkpoints:
                 continue
             self._refuse_foreign(path, manifest)
             try:
-                return read_state(path, manifest)
+                full = read_state(path, manifest)
             except StoreError as error:
                 self._tell(f"checkpoint {error}; the one before it is used")
+                continue
+            if manifest["torch"] != torch.__version__:
+                self._tell(
+                    f"{path.name} was written with torch {manifest['torch']} and this is torch {torch.__version__}: "
+                    "what follows may differ from a run in one go in its last bits"
+                )
+            return full
         return None
 
     def _files(self) -> list[Path]:

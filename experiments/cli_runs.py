@@ -20,7 +20,8 @@ from ..console import complain, progress, say, show_table
 from ..errors import InputError, StoreError
 from ..shapes import SHAPES
 from .branches import cooldown_branches, last_stable_state, state_of
-from .config import RunConfig, read_config
+from .config import CONFIG_FILE, RunConfig, read_config
+from .locks import alone
 from .presets import read_sets
 
 __all__ = ["branch", "close", "list_runs", "probe", "progress", "resume", "training"]
@@ -43,7 +44,7 @@ def resume(run: Annotated[Path, _RUN]) -> None:
     with training() as began:
         from .run import resume as go_on
 
-        with progress(config.plan.total, "update") as watch:
+        with alone(run), progress(config.plan.total, "update") as watch:
             ds = go_on(run, watch, tell=say)
     close({run: ds}, began)
 
@@ -92,7 +93,7 @@ def branch(
             into = store.new_run(out or folder.parent, called, default="", source="real", overwrite=overwrite)
             say(f"branch {k} of {len(planned)}: from state {state}, {one.schedule.describe()}, writing to {into}")
             try:
-                with progress(one.schedule.total, "update") as watch:
+                with alone(into), progress(one.schedule.total, "update") as watch:
                     done[into] = go_off(run, state, one.schedule, into, watch, tell=say)
             finally:
                 store.discard_if_empty(into)
@@ -132,14 +133,20 @@ def probe(
     if given.schedule:
         raise InputError("the schedule of a trained run is past changing; branch off it with: riverval real branch")
     read_config(run)
+    if not (run / store.RUN_FILE).exists():
+        raise InputError(f"{run} was not trained to its end; go on with: riverval real resume {run}")
+    if not any((run / "snapshots").glob("*")):  # nothing would be measured, and what was measured replaced by that
+        raise InputError(f"{run} has no snapshots to measure; probe the run that was trained, with --snapshots above 0")
     into = None
     if name is not None:
-        into = store.new_run(run.resolve().parent, name, default="", source="real", overwrite=overwrite)
+        parent = run.parent if run.name else run.resolve().parent  # "." has neither name nor parent
+        into = store.new_run(parent, name, default="", source="real", overwrite=overwrite)
     with training() as began:
         from .run import reprobe
 
         try:
-            ds = reprobe(run, given.values, into, tell=say)
+            with alone(into or run):
+                ds = reprobe(run, given.values, into, tell=say)
         finally:
             if into is not None:
                 store.discard_if_empty(into)
@@ -159,27 +166,29 @@ def list_runs(out: Annotated[Path, _option("Folder of all runs; runs if not give
 
 def _row(folder: Path) -> tuple[str, ...] | None:
     """What is known of a run; None where the folder holds no real run."""
-    if not store.holds_run(folder):
-        return None
     try:
+        if not store.holds_run(folder):
+            return _unrecorded_row(folder)
         ds = store.load(folder)
         if ds["source"].item() != "real" or "train_loss" not in ds:
             return None
         c = RunConfig.from_dict(json.loads(ds.attrs["config"]))
+        return _described(folder, ds.attrs["status"], f"{ds.sizes.get('step', 0)} of ", c, _losses(ds))
     except (StoreError, InputError, KeyError, ValueError) as error:
         return (folder.name, "cannot be read", str(error), "", "", "", "", "", "")
-    updates = f"{ds.sizes.get('step', 0)} of {c.plan.total}"
+
+
+def _unrecorded_row(folder: Path) -> tuple[str, ...] | None:
+    """A run that was killed before its records were first written: its config, and perhaps checkpoints, are there."""
+    if not (folder / CONFIG_FILE).exists():
+        return None
+    return _described(folder, "no records", "", read_config(folder), ("", ""))
+
+
+def _described(folder: Path, status: str, done: str, c: RunConfig, losses: tuple[str, str]) -> tuple[str, ...]:
     what = " ".join(filter(None, (c.arch, c.size)))
-    return (
-        folder.name,
-        ds.attrs["status"],
-        what,
-        Path(c.data).name,
-        str(c.seed),
-        updates,
-        c.plan.describe(),
-        *_losses(ds),
-    )
+    updates = f"{done}{c.plan.total}"
+    return (folder.name, status, what, Path(c.data).name, str(c.seed), updates, c.plan.describe(), *losses)
 
 
 def _losses(ds: xr.Dataset) -> tuple[str, str]:

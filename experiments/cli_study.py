@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 import xarray as xr
 
@@ -21,7 +22,7 @@ from ..console import complain, say, show_table
 from ..errors import InputError, StoreError
 from .architectures import ARCHITECTURES
 from .presets import PRESETS, configure
-from .study import NOT_OF_A_CELL, Bench, Cell, Setting, Study, cells_of
+from .study import NOT_OF_A_CELL, Bench, Cell, Plan, Setting, Study, cells_of
 from .study_data import LEVEL, METRICS, dataset, described, verdict
 from .study_list import STUDIES
 from .study_run import announcement, planned, run_cells
@@ -77,14 +78,16 @@ def study_command(
     study = pick("study", name, STUDIES)
     check_int("jobs", jobs, low=1, what="processes")
     check_int("seeds", seeds, low=1, what="number of seeds")
+    check_int("first-seed", first_seed, low=0)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as riverval real run
     own, rest = _split(study, sets or [])
+    _refuse_own(rest, jobs)
     setting = study.make(**own)
 
     def configured(of: str, changes: typing.Mapping[str, Any]) -> Any:
         return configure(of, {"data": data, "seed": first_seed, **changes}, preset=preset, sets=rest)
 
-    plans = study.plans(Bench(arch, configured, planned), setting)
+    plans = _plans(study, Bench(arch, configured, planned), setting)
     threads = {"threads": 1} if jobs > 1 else {}
     cells = cells_of(plans, range(first_seed, first_seed + seeds), **threads)
     folder = out / f"study-{study.name}-{ARCHITECTURES[arch].data_kind if study.of_kind else arch}"
@@ -137,6 +140,29 @@ def _split(study: Study, sets: Sequence[str]) -> tuple[dict[str, Any], list[str]
     return own, rest
 
 
+def _refuse_own(sets: Sequence[str], jobs: int) -> None:
+    """What a study sets itself would be overruled without a word."""
+    keys = {text.partition("=")[0].strip() for text in sets}
+    if "seed" in keys:
+        raise InputError("a study runs several seeds; choose them with --seeds and --first-seed, not with --set seed")
+    if "threads" in keys and jobs > 1:
+        raise InputError(f"--jobs {jobs} gives each process one thread; leave --set threads out, or --jobs")
+
+
+def _plans(study: Study, bench: Bench, setting: Setting) -> Sequence[Plan]:
+    """The plans; an error about a number of the study, which the user need not have given, says where it is from."""
+    try:
+        return study.plans(bench, setting)
+    except InputError as error:
+        words = str(error).replace(",", " ").replace(";", " ").split()
+        for name, values in dataclasses.asdict(setting).items():
+            parts = [f"{v:g}" if isinstance(v, float) else str(v) for v in np.atleast_1d(values).tolist()]
+            if set(parts) & set(words):
+                told = f"study.{name} is {','.join(parts)}; other: --set study.{name}=..."
+                raise InputError(f"{error} ({told})") from error
+        raise
+
+
 def _refuse_other(file: Path, cells: Sequence[Cell], overwrite: bool) -> None:
     """A result of other settings is not replaced by chance; one of fewer seeds may be."""
     if overwrite or not file.exists():
@@ -169,7 +195,8 @@ def _show(study: Study, ds: xr.Dataset) -> None:
     for note in filter(None, ds.attrs["notes"].splitlines()):
         say(f"note: {note}")
     level = f"{100 * (1 - LEVEL):.0f} %"
-    say(f"± one standard error over {ds.sizes['seed']} seeds; verdicts by the {level} t interval of paired differences")
+    if (seeds := ds.sizes["seed"]) > 1:
+        say(f"± one standard error over {seeds} seeds; verdicts by the {level} t interval of paired differences")
 
 
 def _row(ds: xr.Dataset, plan: str, metrics: Sequence[str]) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ class ImageModel(Architecture):
     """
 
     data_kind = "images"
-    own = ("epochs", "augment")
+    own: ClassVar[tuple[str, ...]] = ("epochs", "augment")
     cooldown = 0.35
     has_accuracy = True
     defaults = {

@@ -29,7 +29,7 @@ class TextModel(Architecture):
     """What all architectures for text share."""
 
     data_kind = "text"
-    own = ("seq", "tokenizer", "vocab")
+    own: ClassVar[tuple[str, ...]] = ("seq", "tokenizer", "vocab")
     cooldown = 0.2
     defaults = {
         "data": "stdlib",

@@ -34,15 +34,16 @@ def descent(context: Context) -> Values:
     """Loss L and gradient g of a fixed training subset at states B; tau towards three points; the update's cosine.
 
     tau_i = <g(x_i), x_i - x*> / (L(x_i) - L(x*)) (Hardt, Ma, Recht 2018, Def. 2.1; arXiv:2601.09000, Fig. 4), nan where
-    x* is not lower. x* is the last state, the average of the cooldown's snapshots, and that of the late stable ones
-    (of those that are kept with all their parameters). gradient_cosine = cos(x_{t+1} - x_t, -g(x_t)).
+    x* is not lower (a note names those states for the last one as x*). x* is the last state, the average of the
+    cooldown's snapshots, and that of the late stable ones (of those that are kept with all their parameters).
+    gradient_cosine = cos(x_{t+1} - x_t, -g(x_t)).
     The subset is fixed before training: which examples the update's batch holds is drawn independently of it, so that
     the batch's own noise is on average not in the cosine.
 
     Null of tau: a reference in a random direction at the same distance: mean 0, standard deviation
-    |g| |x - x*| / sqrt(dim) / (L(x) - L(x*)) (`quasi_convexity_null_std`). Early states are easy: far above x* almost
-    any loss falls towards it. Null of the cosine: the gradient's entries shuffled within each tensor, mean and standard
-    deviation (`riverval.nulls.shuffled_cosine`).
+    norm(g) norm(x - x*) / sqrt(dim) / (L(x) - L(x*)) (`quasi_convexity_null_std`). Early states are easy: far above x*
+    almost any loss falls towards it. Null of the cosine: the gradient's entries shuffled within each tensor, mean and
+    standard deviation (`riverval.nulls.shuffled_cosine`).
     """
     kept = context.states
     states = kept.get("descent", [])
@@ -52,6 +53,12 @@ def descent(context: Context) -> Values:
     references = _references(context, loss)
     last = kept.get("end", [])
     rows = [_at(context, loss, state, references) for state in states]
+    below = [t for t, row in zip(states, rows, strict=True) if row.get("quasi_convexity_denominator", math.inf) <= 0]
+    if below:
+        context.notes.append(
+            f"descent: {len(below)} of {len(states)} states lie no higher than the last one, so that they have no tau: "
+            + ", ".join(map(str, below))
+        )
     if last and last[0] not in states:
         states = [*states, last[0]]
         rows.append({"probe_loss": next(r.loss for r in references if r.name == "quasi_convexity")})

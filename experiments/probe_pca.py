@@ -37,7 +37,7 @@ class Joint:
         return self.gram[np.ix_(places, places)]
 
     def cosine(self, first: Sequence[int], second: Sequence[int]) -> float:
-        """|cos| of the first principal components of two sets of states, which may share some."""
+        """Absolute cosine of the first principal components of two sets of states, which may share some."""
         return float(subspace_cosines(self.gram, self._places(first), self._places(second))[0])
 
     def _places(self, states: Sequence[int]) -> list[int]:
@@ -49,7 +49,7 @@ def pca(context: Context) -> Values:
     """Shares of the variance, drift share and first components of the windows' snapshots (arXiv:2601.09000).
 
     Shares by the Gram matrix of the centred snapshots. drift = ||mean step||^2 / mean ||step||^2 between neighbouring
-    snapshots. Cosines are |<v, v'>| of first components: of S and D (`phase_cosine`), and of the pairs of short windows
+    snapshots. Cosines are abs v'w of first components: of S and D (`phase_cosine`), and of the pairs of short windows
     at the turn (`window_cosine`), among them the control, S' against the stretch before it. Where sketches are kept,
     all of these are of sketches, and `pca_share_error` is the standard deviation that this causes, by simulation.
 

@@ -17,9 +17,10 @@ from .._typing import Progress
 from ..errors import InputError, StoreError
 from ..schedules import Schedule
 from .checkpoints import Tell
-from .config import RunConfig, read_config
+from .config import RunConfig
 
 # `as`: part of this module's interface, described where they are made.
+from .config import read_config as read_config
 from .job import Job as Job
 from .job import prepare as prepare
 from .machine import determinism, thread_count
@@ -55,7 +56,8 @@ def run(
         folder: of this run; exists; files of the same names are replaced.
         progress: called as ``progress(updates_done, {"loss": ..., "lr": ...})``.
         tell: called with a line of text when a measurement starts.
-        trunks: pool of full states; the run starts from the deepest one that it can, and is the same bit for bit.
+        trunks: pool of full states; the run starts from the deepest one that it can, and is the same bit for bit. Only
+            checkpoints of earlier states are missing then, for `branch`.
         share_at: states to put into it.
 
     Returns:

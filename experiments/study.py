@@ -187,7 +187,7 @@ class Study:
     plans: Callable[[Bench, Any], list[Plan]]
     setting: type[Setting] = Setting
     derive: Callable[[xr.Dataset, Any, Sequence[Plan], Runs], dict[str, Any]] = field(default=lambda *_: {})
-    numbers: Callable[[xr.Dataset], list[Number]] = field(default=lambda ds: [])
+    numbers: Callable[[xr.Dataset], list[Finding]] = field(default=lambda ds: [])
     of_kind: bool = False
 
     def make(self, **changes: Any) -> Setting:
@@ -201,7 +201,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Number:
+class Finding:
     """One derived number of a study: what it is, its value, its standard error over seeds (nan: none), and remarks."""
 
     quantity: str

@@ -24,7 +24,7 @@ from .._typing import NDArray
 from ..errors import InputError
 from ..schedules import WSDS
 from .config import RunConfig
-from .study import LOSSES_ONLY, Bench, Checkpoint, Number, Plan, Runs, Setting, Study, cosine, length, plan_of, wsd
+from .study import LOSSES_ONLY, Bench, Checkpoint, Finding, Plan, Runs, Setting, Study, cosine, length, plan_of, wsd
 from .study_data import over_seeds
 
 FAMILIES = ("WSD", "WSD-S", "cyclic cosine", "cosine")
@@ -167,7 +167,7 @@ def family_updates(updates: NDArray[np.int64], cooldown: float) -> NDArray[np.in
     ])  # fmt: skip
 
 
-def checkpoint_numbers(ds: xr.Dataset) -> list[Number]:
+def checkpoint_numbers(ds: xr.Dataset) -> list[Finding]:
     """The loss of every checkpoint of WSD, and the gap of all others to it."""
     rows = []
     for accounting in ds["accounting"].values:
@@ -180,7 +180,7 @@ def checkpoint_numbers(ds: xr.Dataset) -> list[Number]:
                 error = float(at["checkpoint_loss_error" if of == "checkpoint" else "gap_error"])
                 minus = "" if of == "checkpoint" else f" minus {FAMILIES[0]}"
                 told = f"after {int(at['checkpoint_updates'])} updates, {int(one['family_updates'])} for all"
-                rows.append(Number(f"equal {accounting}: {family}{minus}, checkpoint {k}", value, error, told))
+                rows.append(Finding(f"equal {accounting}: {family}{minus}, checkpoint {k}", value, error, told))
     return rows
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from .._typing import ArrayLike, FloatArray, NDArray
 from ..provenance import provenance
@@ -198,7 +198,7 @@ def over_seeds(values: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray, F
         mean = np.where(n > 0, total / n, np.nan)
         spread = np.where(there, x - mean, 0.0)
         error = np.where(n > 1, np.sqrt((spread**2).sum(axis=0) / (n - 1) / n), np.nan)
-        reach = student.ppf(1.0 - LEVEL / 2.0, np.maximum(n - 1, 1)) * error
+        reach = stdtrit(np.maximum(n - 1, 1), 1.0 - LEVEL / 2.0) * error
     return mean, error, mean - reach, mean + reach, n
 
 

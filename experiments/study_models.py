@@ -16,7 +16,7 @@ from ..errors import InputError
 from .acceptance import NAMES, Test, acceptance, over_seeds
 from .architectures import ARCHITECTURES
 from .config import RunConfig
-from .study import LOSSES_ONLY, Bench, Number, Plan, Runs, Setting, Study, cosine, length, plan_of, wsd
+from .study import LOSSES_ONLY, Bench, Finding, Plan, Runs, Setting, Study, cosine, length, plan_of, wsd
 from .study_data import over_seeds as mean_over_seeds
 
 _TESTED = ("value", "error", "low", "high", "null", "bound", "verdict", "held")  # of `Test`, stored as criterion_...
@@ -92,7 +92,7 @@ def _tests(plan: Plan, seed: int, runs: Runs) -> list[Test]:
     return acceptance(ds, reference if whole else None)
 
 
-def criterion_numbers(ds: xr.Dataset) -> list[Number]:
+def criterion_numbers(ds: xr.Dataset) -> list[Finding]:
     """The table of the acceptance tests."""
     rows = []
     for plan, against in zip(ds["plan"].values, ds["plan_against"].values, strict=True):
@@ -100,12 +100,12 @@ def criterion_numbers(ds: xr.Dataset) -> list[Number]:
             continue
         for criterion in ds["criterion"].values:
             at = ds.sel(plan=plan, criterion=criterion)
-            null, held = float(at["criterion_null"]), int(at["criterion_held"])
-            told = (
-                f"{at['criterion_verdict'].item()}, {held} of {ds.sizes['seed']} seeds by themselves; null {null:.3g}"
-            )
+            low, high, null = (float(at[f"criterion_{name}"]) for name in ("low", "high", "null"))
+            told = f"{at['criterion_verdict'].item()}, 95 % in [{low:.3g}, {high:.3g}], null {null:.3g}"
+            if criterion != NAMES[0]:  # one pair of runs has no interval, so it holds by itself in no seed
+                told += f"; {int(at['criterion_held'])} of {ds.sizes['seed']} seeds by themselves"
             rows.append(
-                Number(f"{plan}: {criterion}", float(at["criterion_value"]), float(at["criterion_error"]), told)
+                Finding(f"{plan}: {criterion}", float(at["criterion_value"]), float(at["criterion_error"]), told)
             )
     return rows
 
@@ -202,7 +202,7 @@ def exponents(ds: xr.Dataset, s: NoiseSetting, plans: Sequence[Plan], runs: Runs
     """
     gains = ds["outcome"].sel(metric="cooldown_gain").values if "cooldown_gain" in ds["metric"] else np.zeros((0, 0))
     fits = [fit_powers(ds["plan_peak"].values, ds["plan_batch"].values.astype(float), row) for row in gains]
-    found = np.array(fits or [[math.nan, math.nan]])
+    found = np.array(fits or [(math.nan, math.nan)])
     (rate, batch), (rate_error, batch_error), *_ = mean_over_seeds(found)
     return {
         "gain_rate_exponent": rate, "gain_rate_exponent_error": rate_error,
@@ -226,11 +226,11 @@ def fit_powers(rates: FloatArray, batches: FloatArray, gains: FloatArray) -> tup
     return float(solution[1]), float(solution[2])
 
 
-def exponent_numbers(ds: xr.Dataset) -> list[Number]:
+def exponent_numbers(ds: xr.Dataset) -> list[Finding]:
     """The two powers beside those of the theory."""
     expected = float(ds["gain_batch_exponent_expected"])
     return [
-        Number(f"power of the {of} in the gain of the cooldown", float(ds[f"gain_{of}_exponent"]),
+        Finding(f"power of the {of} in the gain of the cooldown", float(ds[f"gain_{of}_exponent"]),
                float(ds[f"gain_{of}_exponent_error"]), f"noise floor of a quadratic: {value:g}")
         for of, value in (("rate", 1.0), ("batch", expected))
     ]  # fmt: skip

@@ -26,6 +26,7 @@ import xarray as xr
 from .. import store
 from ..errors import InputError, RivervalError, StoreError
 from .config import RunConfig
+from .locks import alone
 from .study import Cell
 from .study_sharing import Group, groups_of
 
@@ -86,18 +87,20 @@ def run_cells(
         Why a cell failed, by the label of the cell.
 
     Raises:
+        InputError: another process is at work in the folder.
         KeyboardInterrupt: Ctrl-C; what was done is kept.
     """
-    left = [cell for cell in cells if result_of(cell, folder) is None]
-    groups = groups_of(left, share=share)
-    watch = Watch(cells, left, groups, tell)
     (folder / CELLS).mkdir(parents=True, exist_ok=True)
-    if jobs == 1:
-        for group in groups:
-            run_group(group, folder, watch)
-    else:
-        _in_processes(groups, folder, jobs, watch)
-    shutil.rmtree(folder / TRUNKS, ignore_errors=True)
+    with alone(folder):
+        left = [cell for cell in cells if result_of(cell, folder) is None]
+        groups = groups_of(left, share=share)
+        watch = Watch(cells, left, groups, tell)
+        if jobs == 1:
+            for group in groups:
+                run_group(group, folder, watch)
+        else:
+            _in_processes(groups, folder, jobs, watch)
+        shutil.rmtree(folder / TRUNKS, ignore_errors=True)
     return watch.failed
 
 
@@ -147,8 +150,9 @@ def _run_cell(cell: Cell, job: Job, folder: Path, pool: Trunks, share: tuple[int
         begun = json.dumps(read_config(into).to_dict()) == json.dumps(cell.config.to_dict())
     except (StoreError, InputError):
         begun = False
-    # What was begun with another number of threads starts anew.
-    ds = resume(into, progress, **sharing) if begun else run(job, into, progress, **sharing)
+    with alone(into):  # a worker may outlive a study that was killed
+        # What was begun with another number of threads starts anew.
+        ds = resume(into, progress, **sharing) if begun else run(job, into, progress, **sharing)
     if ds.attrs["status"] == "interrupted":
         raise KeyboardInterrupt
     shutil.rmtree(into / "checkpoints", ignore_errors=True)  # nobody goes on with a cell that is done
@@ -176,7 +180,8 @@ def _in_processes(groups: Sequence[Group], folder: Path, jobs: int, watch: Watch
     """At most `jobs` groups at a time, each in a process of its own: one that is killed takes no other with it."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the libraries of the new processes when they are loaded
     context = multiprocessing.get_context("spawn")
-    waiting, running = list(groups), {}
+    waiting = list(groups)
+    running: dict[Any, tuple[Any, Group]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -188,7 +193,7 @@ def _in_processes(groups: Sequence[Group], folder: Path, jobs: int, watch: Watch
                 running[mine] = (process, group)
             for ready in wait(list(running), timeout=SECONDS_BETWEEN_LINES):
                 if not _receive(ready, watch):  # type: ignore[arg-type]
-                    _close(*running.pop(ready), watch)  # type: ignore[call-overload]
+                    _close(*running.pop(ready), watch)
     except KeyboardInterrupt:  # the workers have got it too
         for process, _ in running.values():
             process.join(SECONDS_TO_STOP)

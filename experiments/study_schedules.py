@@ -14,7 +14,7 @@ from .._checks import check_number, pick
 from .._typing import FloatArray
 from ..errors import InputError
 from ..shapes import SHAPES
-from .study import LOSSES_ONLY, Bench, Number, Plan, Runs, Setting, Study, cosine, length, plan_of, wsd
+from .study import LOSSES_ONLY, Bench, Finding, Plan, Runs, Setting, Study, cosine, length, plan_of, wsd
 from .study_data import METRICS, higher_is_better, over_seeds
 
 COSINE = "cosine"
@@ -67,10 +67,10 @@ def crossing(fractions: FloatArray, gaps: FloatArray) -> float:
 def match(fractions: FloatArray, gaps: FloatArray) -> tuple[float, float, float, float]:
     """Where WSD matches cosine: the crossing c* of the mean gap g(c), its standard error, and its 95 % interval.
 
-    The error of c* is that of the mean of g_s(c*) over seeds s, each interpolated, over the slope |g'(c*)| between the
-    two fractions around it (derived, delta method); likewise the t interval. Where the shortest cooldown matches, c* is
-    its fraction, and without an error. NULL: gaps that are all noise around 0 cross anywhere, or at the shortest; look
-    at the intervals of the gaps first.
+    The error of c* is that of the mean of g_s(c*) over seeds s, each interpolated, over the slope g'(c*) without sign
+    between the two fractions around it (derived, delta method); likewise the t interval. Where the shortest cooldown
+    matches, c* is its fraction, and without an error. NULL: gaps that are all noise around 0 cross anywhere, or at the
+    shortest; look at the intervals of the gaps first.
 
     Args:
         fractions: increasing, (n,).
@@ -109,7 +109,7 @@ def matches(ds: xr.Dataset, s: FractionsSetting, plans: Sequence[Plan], runs: Ru
     }
 
 
-def match_numbers(ds: xr.Dataset) -> list[Number]:
+def match_numbers(ds: xr.Dataset) -> list[Finding]:
     """The crossings of both losses."""
     rows = []
     for metric in ("val_loss", "train_loss"):
@@ -118,7 +118,7 @@ def match_numbers(ds: xr.Dataset) -> list[Number]:
             found = float(at["match_fraction"])
             told = "not reached" if math.isnan(found) else f"best: {at['best_plan'].item()}"
             what = f"cooldown that matches cosine, {METRICS[metric]}"
-            rows.append(Number(what, found, float(at["match_fraction_error"]), told))
+            rows.append(Finding(what, found, float(at["match_fraction_error"]), told))
     return rows
 
 

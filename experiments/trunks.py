@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..errors import StoreError
 from .checkpoints import FullState, delete_state, rates_digest, read_manifest, read_state, write_state
 from .config import RunConfig
@@ -16,7 +18,8 @@ class Trunks:
 
     State t depends on what `RunConfig.identity` covers and on lr[0..t-1] alone: batches are pure functions of the seed
     and t. So a run may start from the state of another one, with its records, and is bit for bit the run that would
-    have started from scratch. Processes may use one pool at the same time.
+    have started from scratch; on the same kind of machine, that is, and with the same torch. Processes may use one pool
+    at the same time.
 
     Args:
         folder: of the pool, made when the first state is put into it.
@@ -79,4 +82,5 @@ def _fits(manifest: dict[str, Any], config: RunConfig, latest: int, digest: str)
         and manifest["identity"] == config.identity
         and manifest["eval_examples"] == config.eval_examples
         and manifest["lr_sha256"] == digest
+        and manifest["torch"] == torch.__version__
     )

@@ -29,7 +29,7 @@ SHOWN_BEFORE = 0.6
 """Of a trunk as much as this times the longest branch is shown."""
 APART = 5
 """Lengths of cooldowns that differ by more than this factor stand on a logarithmic axis."""
-STYLES = ("-", "--", "-.", (0, (4, 1, 1, 1, 1, 1)))
+STYLES = ("-", "--", "-.", (0, (4, 1, 1, 1, 1, 1)), ":", (0, (8, 3)), (0, (1, 1)), (0, (6, 1, 1, 1)))
 
 
 def training_curves(runs: compare.Runs) -> Figure:
@@ -97,7 +97,9 @@ def fan(runs: compare.Runs) -> Figure:
         smooth, centre = _smooth(ds["train_loss"].to_numpy())
         _after(training, centre, smooth, leave, style)
         _after(rate, ds["step"].to_numpy(), ds["lr"].to_numpy(), leave - 1, style)  # the last update that all share
-    _trunk(held_out, training, rate, branches[0][1], leave)
+    # Branches may have been evaluated at more states of the trunk than the run that they leave.
+    most = max(named.values(), key=lambda ds: int((ds["eval_step"] <= leave).sum()) if "eval_step" in ds else 0)
+    _trunk(held_out, training, rate, most, leave)
     last = max(ds.sizes["step"] for ds in named.values())
     for axis, words in (
         (held_out, "held-out loss"),
@@ -138,19 +140,20 @@ def _trunk(held_out: Axes, training: Axes, rate: Axes, ds: xr.Dataset, leave: in
 def _ends(axis: Axes, branches: compare.Runs, styles: Mapping[str, Mapping[str, Any]]) -> None:
     """Held-out loss at the end of each branch against the length of its cooldown, and what the river alone gives."""
     lengths: set[int] = set()
-    by_colour: dict[str, list[tuple[int, float, float]]] = {}
+    of_one_start: dict[tuple[str, int], list[tuple[int, float, float]]] = {}
     for label, ds in branches:
         window = compare.last_window(ds, Phase.COOLDOWN)
         if window is not None and _has(ds, "val_loss"):
             gain, length = compare.cooldown_gain(ds), window[1] - window[0]
             river = np.nan if gain is None else gain.start - gain.river
-            by_colour.setdefault(styles[label]["color"], []).append((length, float(ds["val_loss"][-1]), river))
+            key = (styles[label]["color"], window[0])
+            of_one_start.setdefault(key, []).append((length, float(ds["val_loss"][-1]), river))
             lengths.add(length)
-    for colour, points in by_colour.items():
+    for (colour, _), points in of_one_start.items():
         length, end, river = np.array(sorted(points)).T
         axis.plot(length, end, color=colour, marker="o", ms=5, lw=1.0)
         axis.plot(length, river, color=colour, marker="_", ms=10, mew=1.6, ls=":", lw=1.2)
-    if any(np.isfinite(river) for points in by_colour.values() for _, _, river in points):
+    if any(np.isfinite(river) for points in of_one_start.values() for _, _, river in points):
         axis.plot([], [], label="null: the river alone, from the same start", marker="_", ms=10, mew=1.6, **NULL)
     axis.set(xlabel="updates of the cooldown", ylabel="held-out loss at the end")
     axis.set_title("What each cooldown ends with", fontsize=10)

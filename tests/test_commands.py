@@ -173,7 +173,7 @@ BAD = {
     "toy simulate --name mine": (2, "exists; choose another --name, or replace it with --overwrite"),
     "toy simulate --name ../mine": (2, "must be a plain folder name"),
     "toy simulate --out file/runs": (1, "cannot make the run folder"),
-    "real run --arch rnn": (2, "unknown architecture 'rnn'; choose one of: cnn, lm"),
+    "real run --arch rnn": (2, "unknown architecture 'rnn'; choose one of: cnn, cnn-b, cnn-c"),
     "real run --arch cnn --data nothing.npz": (2, "nothing.npz does not exist"),
     "real run --arch cnn --batch 0": (2, "got 0"),
 }

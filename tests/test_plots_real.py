@@ -257,6 +257,13 @@ def test_logarithmic_axes_take_zeros_and_negative_values(name):
         draw_panel(name, part).figure.canvas.draw()
 
 
+def test_updates_without_a_rate_have_no_ratio():
+    rate = MEASURED["lr"].where(MEASURED["step"] != 200, 0.0)
+    axis = draw_panel("update over rate", MEASURED.assign_coords(lr=rate))
+    assert 200 not in np.asarray(axis.lines[0].get_xdata())
+    assert np.isfinite(np.asarray(axis.lines[0].get_ydata())).all()
+
+
 def test_a_wide_range_of_update_sizes_is_logarithmic():
     wide = MEASURED.assign(update_norm=MEASURED["update_norm"] * 10.0 ** (MEASURED["step"] / 100))
     assert draw_panel("update over rate", wide).get_yscale() == "log"
@@ -413,6 +420,14 @@ def test_gaps_show_seeds_means_errors_and_intervals(name):
                 assert barred(figure, float(low), float(high), upright), (plan, "bar")
 
 
+def test_bars_stand_at_their_own_means_in_any_order_of_the_plans():
+    ds = fractions()
+    figure = studies.study(ds.isel(plan=np.random.default_rng(0).permutation(ds.sizes["plan"])))
+    for plan in ("wsd 0.05", "wsd 0.95"):
+        one = ds.sel(plan=plan, metric="val_loss")
+        assert barred(figure, float(one["outcome_gap_low"]), float(one["outcome_gap_high"]))
+
+
 def drawn_at(figure, value, upright=True):
     return any(np.isclose(b if upright else a, value, atol=1e-12).any() for a, b in lines_of(figure))
 
@@ -501,6 +516,8 @@ def test_checkpoints_are_drawn_under_both_accountings():
             assert any(np.array_equal(line.get_ydata(), one["gap"]) for line in lower.lines)
             for seed in range(3):
                 assert any(np.array_equal(y, one["checkpoint_seed_loss"][:, seed]) for y in lines)
+                gap = one["checkpoint_seed_loss"] - ds["checkpoint_seed_loss"].sel(accounting=accounting, family="WSD")
+                assert any(np.array_equal(line.get_ydata(), gap[:, seed]) for line in lower.lines)
         assert f"WSD-S, {int(ds['family_updates'][column, 1])} updates in all" in upper.get_legend_handles_labels()[1]
 
 

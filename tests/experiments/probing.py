@@ -51,10 +51,10 @@ def config(decay: str = "wsd", *, schedule: dict[str, Any] | None = None, **chan
     plan = make_schedule(decay, peak_lr=0.05, steps=STEPS, **options)
     known = {
         "plan": plan, "architecture": SimpleNamespace(loss=loss, data_kind="images"), "seed": 0, "batch": 8,
-        "micro_batch": None, "optimizer": "adamw", "betas": (0.9, 0.95), "momentum": 0.9, "parameters": DIM,
-        "keep": "float32", "sketch_width": 64, "snapshots": 8, "direction_snapshots": 6, "hessian_points": 3,
-        "descent_points": 7, "alphas": 8, "line_examples": 120, "hessian_examples": 100, "hessian_tol": 1e-9,
-        "descent_examples": 160, "probes": None,
+        "micro_batch": None, "optimizer": "adamw", "betas": (0.9, 0.95), "eps": 1e-8, "momentum": 0.9,
+        "parameters": DIM, "keep": "float32", "sketch_width": 64, "snapshots": 8, "direction_snapshots": 6,
+        "hessian_points": 3, "descent_points": 7, "alphas": 8, "line_examples": 120, "hessian_examples": 100,
+        "hessian_tol": 1e-9, "descent_examples": 160, "probes": None,
     }  # fmt: skip
     return SimpleNamespace(**{**known, **changes})
 

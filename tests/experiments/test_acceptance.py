@@ -124,6 +124,17 @@ def test_cosine_must_differ_by_its_schedule_only():
         acceptance(dataset(), dataset(seed=1))
 
 
+@pytest.mark.parametrize("field", ["steps", "lr", "batch", "weight_decay", "optimizer", "final_examples"])
+def test_a_cosine_run_of_another_length_rate_or_optimizer_is_refused(field):
+    def with_(value):
+        ds = dataset()
+        return ds.assign_attrs(config=json.dumps({**json.loads(ds.attrs["config"]), field: value}))
+
+    assert len(acceptance(with_(1), with_(1))) == len(NAMES)
+    with pytest.raises(InputError, match=f"its {field} is 2 and not 1"):
+        acceptance(with_(1), with_(2))
+
+
 # --- seeds -----------------------------------------------------------------------------------------------------------
 def test_seeds_together_are_means_with_the_spread_between_them():
     gaps = [0.02, -0.01, 0.03]

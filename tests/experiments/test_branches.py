@@ -74,7 +74,7 @@ def test_a_run_that_ends_stable_may_go_on():
         ([1.0], ["linear"], "fraction of the whole branched run"),
         ([float("nan")], ["linear"], "cooldown"),
         ([0.0001], ["linear"], "has 0 updates"),
-        ([0.001], ["linear"], "has 1 updates"),
+        ([0.001], ["linear"], "has 1 update,"),
         ([0.1], ["lineer"], "Did you mean 'linear'"),
         ([0.1, 0.1], ["linear"], "linear-0.1 is asked for twice"),
         ([0.1], ["cosine", "cosine"], "cosine-0.1 is asked for twice"),

@@ -172,3 +172,13 @@ def test_the_digest_covers_the_rates_before_the_state_and_no_others():
     assert rates_digest(rates, 3) == rates_digest(changed, 3) != rates_digest(rates, 4) != rates_digest(changed, 4)
     assert rates_digest(rates, 0) == rates_digest(changed[1:], 0)
     assert rates_digest(np.nextafter(rates, 1.0), 1) != rates_digest(rates, 1)
+
+
+def test_a_state_of_another_torch_is_used_with_a_warning(tmp_path, config):
+    told = []
+    made(tmp_path, config, [4, 7])
+    path = tmp_path / "step_0000007.json"
+    path.write_text(path.read_text().replace(torch.__version__, "1.0.0"))
+    assert Checkpoints(tmp_path, config, tell=told.append).newest().state == 7
+    (line,) = told
+    assert "step_0000007.pt was written with torch 1.0.0 and this is torch" in line

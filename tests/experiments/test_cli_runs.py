@@ -16,6 +16,7 @@ from riverval import plots_real, store
 from riverval.cli import main
 from riverval.experiments import run as run_module
 from riverval.experiments.cli_runs import timing_lines
+from riverval.experiments.locks import alone
 
 TINY = "--preset smoke --arch cnn --widths 2,2,2,2,4 --steps 30 --set eval_every=10 --set checkpoint_every=10"
 
@@ -181,6 +182,33 @@ def test_a_file_that_is_no_configuration_is_told(runs, capsys):
         (runs / "a" / "config.json").write_text(text)
         assert call("real resume runs/a") in (1, 2)
         assert "configuration" in capsys.readouterr().err
+
+
+def test_a_run_that_was_killed_at_its_start_is_listed_and_told_how_to_go_on(runs, capsys):
+    for path in [runs / "a" / "run.nc", *(runs / "a" / "checkpoints").glob("*")]:
+        path.unlink()
+    assert call("real list") == 0
+    assert "no records" in capsys.readouterr().out
+    assert call("real probe runs/a") == 2
+    assert "not trained to its end; go on with: riverval real resume runs/a" in capsys.readouterr().err
+
+
+def test_what_was_measured_is_not_replaced_by_nothing(runs, capsys):
+    shutil.rmtree(runs / "a" / "snapshots")
+    before = store.load(runs / "a")
+    assert call("real probe runs/a") == 2
+    assert "runs/a has no snapshots to measure" in capsys.readouterr().err
+    assert before.identical(store.load(runs / "a"))
+
+
+@pytest.mark.parametrize("words", ["resume runs/a", "probe runs/a", f"run {TINY} --name a --overwrite"])
+def test_a_run_that_another_process_trains_is_left_alone(words, runs, capsys):
+    before = (runs / "a" / "run.nc").stat().st_mtime_ns
+    with alone(runs / "a"):
+        assert call(f"real {words}") == 2
+    assert "another process is at work in runs/a" in capsys.readouterr().err
+    assert (runs / "a" / "run.nc").stat().st_mtime_ns == before
+    assert not (runs / "a" / ".lock").exists()
 
 
 def test_timing_is_told_with_the_share_of_the_probes():

@@ -106,10 +106,12 @@ def test_pixels_are_kept_as_bytes_and_batches_are_made_when_asked_for():
 @pytest.mark.parametrize("augment", [False, True])
 def test_all_of_a_batch_is_made_on_the_device_of_the_data(augment):
     content = {k: v[..., None] if k[0] == "x" else v for k, v in arrays().items()}
-    for data in (Images(content, batch=4, seed=0, augment=augment), stream()):
-        data.to(torch.device("meta"))  # a device without numbers: whatever meets it from elsewhere is refused
+    pictures, text = Images(content, batch=4, seed=0, augment=augment), stream()
+    for data in (pictures, text):
+        data.to(torch.device("meta"))  # a device without numbers
         for x, y in (data.batch(1), data.fixed("val")[0]):
             assert x.device.type == y.device.type == "meta"
+    assert all(m.device.type == "meta" for m in pictures._moments)  # meta alone would take those of the CPU
 
 
 def test_batches_are_a_sequence():

@@ -29,6 +29,14 @@ from riverval.experiments.optim import MAKERS, Norms, make_optimizer, set_rate  
 RATES = (0.1, 0.05, 0.2, 0.01)
 
 
+@pytest.fixture(autouse=True)
+def python_handles_ctrl_c():
+    """As in a terminal: a shell has its jobs in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def config(name, **given):
     return resolve("cnn", {"optimizer": name, "lr": 0.1, "weight_decay": 0.3, **given})
 

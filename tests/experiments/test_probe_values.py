@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
+from riverval.experiments import probe_descent  # noqa: E402
 from riverval.experiments.probe_descent import descent  # noqa: E402
 from riverval.experiments.probe_directions import Products, directions, products_of  # noqa: E402
 from riverval.experiments.probe_interpolation import interpolation, largest_rise  # noqa: E402
@@ -307,3 +309,19 @@ def test_short_forms_give_the_same_within_their_error(run, tmp_path, keep):
     # Differences of states that were rounded on their own would be off by more than the updates themselves are.
     cosines = [descent(each.context)["gradient_cosine"] for each in (short, run)]
     np.testing.assert_allclose(*cosines, rtol=0.05, atol=0.005)
+
+
+def test_states_without_tau_are_told(tmp_path, monkeypatch):
+    run = Run(tmp_path, config())
+    plain = probe_descent._references
+    monkeypatch.setattr(
+        probe_descent, "_references",
+        lambda *a: [replace(r, loss=1e6) if r.name == "quasi_convexity" else r for r in plain(*a)],
+    )  # fmt: skip
+    found = descent(run.context)
+    states = run.snapshots.plan.states["descent"]
+    assert np.isnan(found["quasi_convexity"]).all()
+    assert run.context.notes == [
+        f"descent: {len(states)} of {len(states)} states lie no higher than the last one, so that they have no tau: "
+        + ", ".join(map(str, states))
+    ]

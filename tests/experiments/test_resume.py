@@ -22,7 +22,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from riverval import store  # noqa: E402
 from riverval.errors import InputError, StoreError  # noqa: E402
-from riverval.experiments.checkpoints import Checkpoints  # noqa: E402
+from riverval.experiments.checkpoints import Checkpoints, FullState, write_state  # noqa: E402
 from riverval.experiments.config import resolve  # noqa: E402
 from riverval.experiments.run import branch, prepare, read_config, reprobe, resume, run  # noqa: E402
 from riverval.experiments.snapshots import Snapshots  # noqa: E402
@@ -39,6 +39,14 @@ SMALL = {
            "eval_every": 5, "snapshots": 2, "alphas": 3, "checkpoint_every": 2, "probes": ("interpolation",),
            "descent_points": 2, "direction_snapshots": 3, "final_examples": 8, "threads": 1},
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def python_handles_ctrl_c():
+    """As in a terminal: a shell has its jobs in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def small(arch="cnn", options=None, **given):
@@ -185,6 +193,21 @@ def test_ctrl_c_then_resume_is_the_straight_run(tmp_path, straight, stop, kept):
     assert_same_runs_without_snapshots(straight, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"optimizer": "sgd", "momentum": 0.8, "lr": 0.05, "clip": 0.1, "deterministic": True, "augment": True},
+        {"optimizer": "adam", "precision": "bfloat16", "micro_batch": 5, "width_factor": 2.0},
+    ],
+)
+def test_any_way_of_training_is_gone_on_with_exactly(tmp_path, given):
+    config = small(**{**PLAIN, "steps": 14, **given})
+    run(config, made(tmp_path / "whole"))
+    run(config, made(tmp_path / "cut"), stop_by_error)
+    resume(tmp_path / "cut")
+    assert_same_runs_without_snapshots(tmp_path / "whole", tmp_path / "cut")
+
+
 def states(folder):
     return sorted(int(p.stem[5:]) for p in (folder / "checkpoints").glob("*.pt"))
 
@@ -295,6 +318,17 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         resume(tmp_path)
 
 
+def test_the_time_of_a_run_goes_on_and_that_of_a_branch_is_its_own(tmp_path):
+    run(small(**PLAIN), made(tmp_path / "cut"), stop_by_signal)
+    path = tmp_path / "cut" / "checkpoints" / "step_0000011.pt"
+    full = dataclasses.replace(FullState(**torch.load(path, weights_only=True)), seconds={"training": 1e6})
+    write_state(path, full, read_config(tmp_path / "cut"))
+    schedule = read_config(tmp_path / "cut").plan.branch(11, 4)
+    found = branch(tmp_path / "cut", 11, schedule, made(tmp_path / "branch"))
+    assert 0 < json.loads(found.attrs["timing"])["training_seconds"] < 1e6
+    assert json.loads(resume(tmp_path / "cut").attrs["timing"])["training_seconds"] > 1e6
+
+
 # --- spoilt and foreign checkpoints ----------------------------------------------------------------------------------
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-100])
@@ -329,6 +363,13 @@ def test_a_spoilt_checkpoint_is_told_and_the_one_before_is_used(tmp_path, straig
     assert "going on from state 8 of 20" in told
     assert_same_runs_without_snapshots(straight, tmp_path)
     assert states(tmp_path) == [13, 20]
+
+
+def test_what_cannot_be_used_does_not_count_among_the_newest(tmp_path):
+    run(small(**PLAIN), tmp_path, stop_by_signal)
+    truncate(tmp_path / "checkpoints" / "step_0000011.pt")
+    resume(tmp_path, stop_by_error)
+    assert states(tmp_path) == [8]
 
 
 FOREIGN = {
@@ -438,6 +479,14 @@ def test_a_spoilt_state_of_the_pool_is_passed_over_and_others_can_be_deleted(tmp
     assert starting_state(made(tmp_path / "third"), trunks) == 3
 
 
+def test_a_state_of_another_torch_is_not_shared(tmp_path):
+    trunks = Trunks(tmp_path / "pool")
+    run(small(**PLAIN), made(tmp_path / "first"), trunks=trunks, share_at=(9,))
+    (manifest,) = (tmp_path / "pool").rglob("*.json")
+    manifest.write_text(manifest.read_text().replace(torch.__version__, "1.0.0"))
+    assert starting_state(made(tmp_path / "second"), trunks) == 0
+
+
 def test_states_to_share_are_checked(tmp_path):
     with pytest.raises(InputError, match=r"share_at must be states 1\.\.20 of the run, got 21"):
         run(small(**PLAIN), tmp_path, trunks=Trunks(tmp_path / "pool"), share_at=(3, 21))
@@ -493,6 +542,7 @@ def test_a_killed_branch_can_be_resumed(tmp_path, trunk):
     schedule = read_config(trunk).plan.branch(13, 6)
     whole = branch(trunk, 13, schedule, made(tmp_path / "whole"))
     branch(trunk, 13, schedule, made(tmp_path / "cut"), stop)
+    assert states(tmp_path / "cut") == [13]
     assert_same_datasets(resume(tmp_path / "cut"), whole)
 
 

@@ -25,6 +25,7 @@ from riverval.cli import main  # noqa: E402
 from riverval.errors import InputError, RivervalError  # noqa: E402
 from riverval.experiments import run as run_module  # noqa: E402
 from riverval.experiments import study_run  # noqa: E402
+from riverval.experiments.locks import alone  # noqa: E402
 from riverval.experiments.presets import configure  # noqa: E402
 from riverval.experiments.study import Bench, Cell, Plan, cells_of, cosine, plan_of, wsd  # noqa: E402
 from riverval.experiments.study_list import STUDIES  # noqa: E402
@@ -306,6 +307,28 @@ def test_the_time_left_is_by_the_updates_made(cells, monkeypatch):
     assert len(told) == 1
 
 
+def test_a_study_that_is_under_way_is_left_alone(cells, tmp_path):
+    ended = []
+
+    def tell(line):
+        with pytest.raises(InputError, match="another process is at work"):
+            run_cells(cells[:1], tmp_path)
+        ended.append(line)
+
+    assert run_cells(cells[:1], tmp_path, tell=tell) == {}
+    assert len(ended) == 1
+    assert {p.name for p in tmp_path.iterdir()} == {"cells"}
+
+
+def test_a_cell_that_a_worker_of_a_killed_study_still_runs_is_left_alone(cells, tmp_path):
+    into = study_run.folder_of(cells[0], tmp_path)
+    into.mkdir(parents=True)
+    with alone(into):
+        failed = run_cells(cells[:1], tmp_path)
+    assert "another process is at work" in failed[cells[0].label]
+    assert result_of(cells[0], tmp_path) is None
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 def test_the_command_writes_the_result_and_refuses_another_in_its_place(tmp_path, capsys):
     few = ["real", "study", "wsd-vs-cosine", "--arch", "mlp", "--data", "digits", "--preset", "smoke",
@@ -316,6 +339,7 @@ def test_the_command_writes_the_result_and_refuses_another_in_its_place(tmp_path
     shown = capsys.readouterr().out
     assert "3 cells: 3 plans at 1 seeds; 60 updates" in shown
     assert "one seed" in shown
+    assert "standard error over" not in shown
     ds = store.load(folder / "study.nc")
     assert ds.attrs["status"] == "complete"
     assert json.loads(ds.attrs["config"])["setting"] == {"fractions": [0.2, 0.5]}
@@ -339,6 +363,13 @@ WRONG = {
     "another kind": (["architectures", "--set", "study.archs=lm", "--preset", "smoke"], "lm takes text"),
     "a schedule": (["shapes", "--preset", "smoke", "--set", "schedule.name=cosine"], "studies make their own"),
     "no seeds": (["shapes", "--seeds", "0"], "number of seeds"),
+    "a negative seed": (["shapes", "--first-seed", "-1"], "first-seed must be a whole number of at least 0"),
+    "its own seeds": (["shapes", "--set", "seed=3"], "choose them with --seeds and --first-seed"),
+    "its own threads": (["shapes", "--set", "threads=2", "--jobs", "2"], "gives each process one thread"),
+    "too short for its numbers": (
+        ["wsd-vs-cosine", "--preset", "smoke", "--set", "steps=20"],
+        "larger fraction or a longer run (study.fractions is 0.05,0.1,0.2,0.35,0.5,0.75,1; other: --set study.fract",
+    ),
     "no jobs": (["shapes", "--jobs", "0"], "processes"),
 }
 
