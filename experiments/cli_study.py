@@ -27,7 +27,6 @@ from .study_data import LEVEL, METRICS, dataset, described, verdict
 from .study_list import STUDIES
 from .study_run import announcement, planned, run_cells
 
-STUDY_FILE = "study.nc"
 EPILOG = (
     "Examples:  riverval real study  |  riverval real study wsd-vs-cosine --arch cnn --preset cpu  |  "
     "riverval real study shapes --arch lm --data corpus.txt --preset cpu --seeds 2 --jobs 2 --set study.fractions=0.2"
@@ -91,7 +90,7 @@ def study_command(
     threads = {"threads": 1} if jobs > 1 else {}
     cells = cells_of(plans, range(first_seed, first_seed + seeds), **threads)
     folder = out / f"study-{study.name}-{ARCHITECTURES[arch].data_kind if study.of_kind else arch}"
-    _refuse_other(folder / STUDY_FILE, cells, overwrite)
+    _refuse_other(folder / store.STUDY_FILE, cells, overwrite)
     say(f"study {study.name}: {study.question}")
     for line in announcement(cells, folder):
         say(line)
@@ -106,7 +105,7 @@ def _run(study: Study, setting: Setting, cells: Sequence[Cell], folder: Path, jo
         complain("interrupted; what was done is kept, the same command goes on from there")
         raise typer.Exit(130) from None
     ds = dataset(study, setting, cells, folder, failed)
-    file = store.save(ds, folder / STUDY_FILE, overwrite=True)
+    file = store.save(ds, folder / store.STUDY_FILE, overwrite=True)
     _show(study, ds)
     say(f"wrote {file}")
     from .. import plots, plots_real_studies

@@ -81,7 +81,10 @@ def prepare(config: RunConfig) -> Job:
     with out_of_memory_told():
         data = LOADERS[config.architecture.data_kind](config)
         if config.data_sha256 not in ("", data.sha256):
-            raise InputError(f"{config.data} is not what the run was planned with: its content has changed")
+            raise InputError(
+                f"{config.data} is not what the run was planned with: its content has changed; put the "
+                "old content back, or start a new run"
+            )
         with torch.random.fork_rng(devices=[]):  # initialised on the CPU: the same start on every device
             torch.manual_seed(torch_seed(config.seed, Stream.MODEL))
             model = config.architecture.build(config, data.facts)

@@ -185,7 +185,9 @@ def reprobe(
     old = read_config(folder)
     ds = store.load(folder / store.RUN_FILE)
     if ds.attrs["status"] != "complete":
-        raise InputError(f"{folder} is {ds.attrs['status']}, not trained to its end; go on with: riverval real resume")
+        raise InputError(
+            f"{folder} is {ds.attrs['status']}, not trained to its end; go on with: riverval real resume {folder}"
+        )
     config = dataclasses.replace(old, **changes)
     with _surroundings(config) as job:
         target = folder if into is None else Path(into)

@@ -116,9 +116,11 @@ def match_numbers(ds: xr.Dataset) -> list[Finding]:
         if metric in ds["metric"]:
             at = ds.sel(metric=metric)
             found = float(at["match_fraction"])
+            error = float(at["match_fraction_error"])
             told = "not reached" if math.isnan(found) else f"best: {at['best_plan'].item()}"
-            what = f"cooldown that matches cosine, {METRICS[metric]}"
-            rows.append(Finding(what, found, float(at["match_fraction_error"]), told))
+            if math.isfinite(found) and not math.isfinite(error):
+                told = f"at most: the shortest one matches already; {told}"
+            rows.append(Finding(f"cooldown that matches cosine, {METRICS[metric]}", found, error, told))
     return rows
 
 

@@ -114,7 +114,7 @@ def fan(runs: compare.Runs) -> Figure:
         _fit_to_view(axis)
         axis.tick_params(labelbottom=False)
     rate.set(xlabel="update", ylim=(0, None))
-    held_out.set_title(f"{len(branches)} branches; the first leaves at state {leave}", fontsize=10)
+    held_out.set_title(f"{len(branches)} branches; the first rate that differs is that of update {leave}", fontsize=10)
     _ends(figure.add_subplot(grid[:2, 1]), branches, styles)
     _decays(figure.add_subplot(grid[2, 1]), branches, styles)
     return figure

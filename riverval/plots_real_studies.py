@@ -110,6 +110,11 @@ def _rates(ds: xr.Dataset, plan: str) -> tuple[NDArray[Any], FloatArray]:
     return np.arange(len(rates)), rates
 
 
+def _at_most(error: float) -> str:
+    """Where even the shortest cooldown matches, its length has no error and is only a bound."""
+    return "" if np.isfinite(error) else "most "
+
+
 def _match(axis: Axes, ds: xr.Dataset, metric: str, colour: str) -> None:
     """The shortest cooldown that matches cosine."""
     if "match_fraction" not in ds:
@@ -118,7 +123,9 @@ def _match(axis: Axes, ds: xr.Dataset, metric: str, colour: str) -> None:
         float(ds[f"match_fraction{e}"].sel(metric=metric)) for e in ("", "_error", "_low", "_high")
     )
     if np.isfinite(found):
-        axis.axvline(found, color=colour, lw=1.0, ls="--", label=f"matches at {with_error(found, error)}")
+        axis.axvline(
+            found, color=colour, lw=1.0, ls="--", label=f"matches at {_at_most(error)}{with_error(found, error)}"
+        )
         if np.isfinite(low) and np.isfinite(high):
             axis.axvspan(low, high, color=colour, alpha=0.1, lw=0)
     else:

@@ -21,6 +21,7 @@ from .schema import validate
 
 RUN_FILE = "run.nc"
 PARTIAL_FILE = "run.partial.nc"
+STUDY_FILE = "study.nc"  # of several runs, whose own folders lie beside it
 
 
 def new_run(root: str | Path, name: str | None, *, default: str, source: str, overwrite: bool = False) -> Path:
@@ -141,7 +142,7 @@ def _why(error: Exception) -> str:
 
 
 def resolve(path: str | Path) -> Path:
-    """The dataset file meant by a file or a run folder.
+    """The dataset file meant by a file, a run folder or the folder of a study of real runs.
 
     A folder may hold the finished file of an earlier run beside the partial one of a run that replaces it and is under
     way or was killed: the one written last is meant.
@@ -153,6 +154,8 @@ def resolve(path: str | Path) -> Path:
     if path.is_dir():
         if found := _files(path):
             return max(found, key=lambda file: file.stat().st_mtime_ns)
+        if (study := path / STUDY_FILE).exists():
+            return study
         raise StoreError(f"{path} holds no {RUN_FILE}; give a dataset file or the folder of a run")
     if not path.exists():
         raise StoreError(f"{path} does not exist; give a dataset file or the folder of a run")

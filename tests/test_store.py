@@ -396,3 +396,10 @@ def test_git_state_is_that_of_the_tracked_code(tmp_path, monkeypatch):
 def test_git_state_without_git_is_empty(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert git_state.__wrapped__() == ("", "")
+
+
+def test_the_folder_of_a_study_means_its_dataset(tmp_path: Path) -> None:
+    (tmp_path / "study.nc").touch()
+    assert store.resolve(tmp_path) == tmp_path / "study.nc"
+    (tmp_path / "run.nc").touch()  # a run comes first
+    assert store.resolve(tmp_path) == tmp_path / "run.nc"
