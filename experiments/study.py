@@ -33,6 +33,11 @@ LOSSES_ONLY: dict[str, Any] = {"snapshots": 0, "probes": ()}
 # Fields that say where the data lie or how a run is guarded, not what is measured on what: a cell is the same whatever
 # they are. The device that was found stands among the facts; the number of threads changes the last bits only.
 NOT_OF_A_CELL = ("data", "device", "threads", "checkpoint_every", "epochs", "facts")
+# What is measured of snapshots: of no account where none are kept and no probe is run.
+OF_SNAPSHOTS = (
+    "keep", "sketch_width", "alphas", "line_examples", "hessian_examples", "hessian_points", "hessian_tol",
+    "descent_points", "descent_examples", "direction_snapshots", "token_examples",
+)  # fmt: skip
 KEY_LENGTH = 16
 
 
@@ -91,9 +96,11 @@ class Cell:
     def key(self) -> str:
         """What the cell's folder is called: a hash of its planned configuration.
 
-        Where the data lie, the number of threads and how often a checkpoint is written are left out.
+        Where the data lie, the number of threads and how often a checkpoint is written are left out, and the settings
+        of probes where there are none.
         """
-        told = {k: v for k, v in self.config.to_dict().items() if k not in NOT_OF_A_CELL}
+        unused = () if self.config.snapshots or self.config.probes else OF_SNAPSHOTS
+        told = {k: v for k, v in self.config.to_dict().items() if k not in (*NOT_OF_A_CELL, *unused)}
         told["device"] = self.config.facts.get("device")
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
 
