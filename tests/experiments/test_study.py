@@ -174,7 +174,8 @@ def test_the_key_is_of_what_is_measured_on_what(cells):
         assert replace(cell, config=replace(cell.config, **other)).key != cell.key
     assert len({c.key for c in cells}) == len(cells)
     other = replace(cell, config=replace(cell.config, hessian_tol=0.5))
-    assert cell.config.probes == () and other.key == cell.key  # nothing is measured by it
+    assert cell.config.probes == ()
+    assert other.key == cell.key  # nothing is measured by it
     probed = [replace(c, config=replace(c.config, probes=("sharpness",), snapshots=5)) for c in (cell, other)]
     assert probed[0].key != probed[1].key
 
