@@ -128,15 +128,18 @@ register = registrar(PROBES)
 
 
 def load_probes() -> dict[str, Callable[[Context], Values]]:
-    """The registry, once every module ``probe_*.py`` of this room has been imported."""
+    """The probes by name, once every module ``probe_*.py`` of this room has been imported.
+
+    In alphabetical order: that of their registration depends on what was imported before.
+    """
     for module in sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)])):
         if module.startswith("probe_"):
             importlib.import_module(f"{__package__}.{module}")
-    return PROBES
+    return dict(sorted(PROBES.items()))
 
 
 def chosen_probes(names: Sequence[str] | None) -> dict[str, Callable[[Context], Values]]:
-    """The probes of these names, in the registry's order; all of them for None.
+    """The probes of these names, in alphabetical order; all of them for None.
 
     Raises:
         InputError: no probe of that name.

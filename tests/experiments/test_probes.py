@@ -26,6 +26,7 @@ def run(tmp_path_factory):
 
 def test_every_probe_is_found_by_its_name():
     assert set(OURS) < set(chosen_probes(None))
+    assert list(chosen_probes(None)) == sorted(chosen_probes(None))  # whatever was imported first
     assert list(chosen_probes(["pca", "descent"])) == [n for n in chosen_probes(None) if n in ("pca", "descent")]
     with pytest.raises(InputError, match=r"unknown probe 'sharpnes'.*sharpness"):
         chosen_probes(["sharpnes"])
