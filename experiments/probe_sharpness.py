@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._typing import FloatArray, NDArray
-from ..diagnostics import _random_curvature
+from ..diagnostics import random_curvature
 from ..operators import Operator, PreconditionedOperator
 from ..preconditioners import threshold
 from ..spectra import Eigenpairs, top_eigenvalues
@@ -128,7 +128,7 @@ class _Searches:
         # The same random vectors at every state, so that differences are the points' and not the start's.
         mean, error = (math.nan, math.nan)
         if null:
-            mean, error = _random_curvature(operator, self._context.rng("sharpness null"))
+            mean, error = random_curvature(operator, self._context.rng("sharpness null"))
         found, products = self._search(operator, mean)
         self._warm, self.vector = found.warm, found.vectors[:, 0]
         row = (found.values[0], found.residuals[0], found.bounds[0], products + null, mean, error)

@@ -171,7 +171,7 @@ def _lanczos(
     kept["warm"] = found.warm
     products = found.products
     if kept.get("count", 0) % null_every == 0:
-        kept["null"] = _random_curvature(operator, probe.rng)
+        kept["null"] = random_curvature(operator, probe.rng)
         products += 1
     kept["count"] = kept.get("count", 0) + 1
     mean, error = kept["null"]
@@ -185,7 +185,7 @@ def _lanczos(
     }
 
 
-def _random_curvature(operator: Any, rng: np.random.Generator) -> tuple[float, float]:
+def random_curvature(operator: Any, rng: np.random.Generator) -> tuple[float, float]:
     """z'Hz/d for random signs z, and sqrt(2) ||Hz|| / d."""
     dim = operator.shape[0]
     signs = 2.0 * rng.integers(0, 2, dim) - 1.0
@@ -215,7 +215,7 @@ def spectrum(probe: Probe, *, k: int = 5, tol: float = 1e-3, max_products: int =
         probe.hessian, k, rng=probe.rng, tol=tol, start=probe.kept.get("warm"), max_products=max_products
     )
     probe.kept["warm"] = found.warm
-    mean, error = _random_curvature(probe.hessian, probe.rng)
+    mean, error = random_curvature(probe.hessian, probe.rng)
     return {
         "hessian_eigenvalue": found.values,
         "hessian_eigenvalue_residual": found.residuals,
@@ -309,7 +309,7 @@ def trace(probe: Probe, *, probes: int = 10) -> Values:
     """
     found = hutchinson(probe.hessian, rng=probe.rng, probes=probes)
     dim = probe.hessian.shape[0]
-    _, error = _random_curvature(probe.hessian, probe.rng)
+    _, error = random_curvature(probe.hessian, probe.rng)
     frobenius = error * dim / math.sqrt(2.0)
     return {
         "hessian_trace": found.value,
