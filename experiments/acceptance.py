@@ -7,12 +7,16 @@ says that nothing else was shown, and how well it could have been is the interva
 
 What one run's interval is of differs: the batches of the probe (2), the error bounds of eigenvalues (3), the snapshots
 (4), the probed states (6). None of them has another seed in it; `over_seeds` has. No torch is needed.
+
+The largest rise (2b) is that of the pair of places which noise favoured, out of A (A - 1) / 2: its interval is the
+simultaneous one of all pairs (Bonferroni), so that it holds for the chosen one too.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +24,7 @@ import numpy as np
 import xarray as xr
 from scipy.special import stdtrit
 
-from .._format import number
+from .._format import counted, number
 from .._typing import FloatArray
 from ..errors import InputError
 
@@ -52,6 +56,7 @@ class Test:
         error: standard error of the mean over seeds; nan for one run.
         values: of the seeds, in their order; of one run, its value.
         held: seeds of which the statement holds by itself.
+        left_out: seeds whose ratio is 0 or below, which has no logarithm.
     """
 
     __test__ = False  # not one of pytest's
@@ -69,6 +74,7 @@ class Test:
     error: float = math.nan
     values: tuple[float, ...] = ()
     held: int = 0
+    left_out: int = 0
 
 
 def acceptance(ds: xr.Dataset, cosine: xr.Dataset | None = None) -> list[Test]:
@@ -78,14 +84,15 @@ def acceptance(ds: xr.Dataset, cosine: xr.Dataset | None = None) -> list[Test]:
     1   final training loss minus that of cosine decay: 0 or below   null 0; no interval from one seed
     2a  stable segment, ends minus middle: above 0                   null 0; any convex bowl is above
     2b  cooldown segment, largest rise: 0                            null 0
-    3   top Hessian eigenvalue, end over start of cooldown: above 1  null 1; control: preconditioned
+    3   top Hessian eigenvalue, end over start of cooldown: above 1  null 1; control: preconditioned (see below)
     4   norm of Hv, early cooldown over late stable: above 1         null 1; control: matched window
     5   share of states with tau > 0 towards the last: above 0.95    null 0.5: a random reference
     6   mean cosine of update and minus gradient: above 0, its null  null: the gradient shuffled
     ==  ===========================================================  =================================
 
     The fifth is a count of the states that were looked at and lie above the last (tau is not defined for others), so
-    its interval has no length.
+    its interval has no length. The control of the third leaves out the states of which the run notes that parameters
+    without gradients carry the eigenvector, which tells of eps: it is of the first and last of those that are left.
 
     Args:
         ds: of a finished run with a stable phase and a cooldown.
@@ -112,13 +119,20 @@ NAMES = (
 )
 """Every test and control, in order."""
 
+RATIOS = NAMES[3:7]
+"""Those that are ratios."""
+
+_OF_EPS = re.compile(r"of the preconditioned eigenvector at state (\d+) is on")  # a note of the probe
+
 
 def over_seeds(runs: Sequence[Sequence[Test]]) -> list[Test]:
     """The tests of several seeds of one run together: means with standard errors, Student intervals, verdicts.
 
     The error is the spread between seeds over sqrt(n), the interval mean -+ t error with t of n - 1 degrees of freedom
-    (4.3 for three seeds). Of ratios all of that is of the logarithm. Seeds that did not measure a test are left out of
-    it; with fewer than two left it is as the one run has it.
+    (4.3 for three seeds). Of ratios all of that is of the logarithm; those of 0 or below are left out and counted. The
+    largest rise is lifted by noise in every seed, so that its mean over seeds is no sign of one: its interval reaches
+    down to the mean lower end of the seeds' own. Seeds that did not measure a test are left out of it; with fewer than
+    two left it is as the one run has it.
 
     Args:
         runs: what `acceptance` gave for each seed.
@@ -148,7 +162,14 @@ def _told(value: float) -> str:
 
 
 def _verdict_told(test: Test) -> str:
-    return test.verdict if len(test.values) < 2 else f"{test.verdict} ({test.held} of {len(test.values)} seeds)"
+    told = [f"{test.held} of {len(test.values)} seeds"] if len(test.values) > 1 else []
+    told += [left_out_told(test.left_out)] if test.left_out else []
+    return f"{test.verdict} ({'; '.join(told)})" if told else test.verdict
+
+
+def left_out_told(count: int) -> str:
+    """That so many seeds are not in a mean of ratios."""
+    return f"{counted(count, 'seed')} left out, whose ratio is not above 0"
 
 
 # --- one run ---------------------------------------------------------------------------------------------------------
@@ -170,10 +191,12 @@ def _final(ds: xr.Dataset, cosine: xr.Dataset | None) -> Iterator[Test]:
 def _segments(ds: xr.Dataset) -> Iterator[Test]:
     if "interpolation_dip" not in ds:
         return
-    batches = int(ds["interpolation_batches"])
-    t = float(stdtrit(batches - 1, 1 - LEVEL / 2)) if batches > 1 else math.nan
-    for name, pair, of in ((NAMES[1], "stable", "dip"), (NAMES[2], "cooldown", "rise")):
+    batches, places = int(ds["interpolation_batches"]), ds.sizes.get("alpha", 2)
+    for name, pair, of, chosen_of in (
+        (NAMES[1], "stable", "dip", 1), (NAMES[2], "cooldown", "rise", math.comb(places, 2)),
+    ):  # fmt: skip
         if pair in ds["pair"]:
+            t = float(stdtrit(batches - 1, 1 - LEVEL / 2 / chosen_of)) if batches > 1 else math.nan
             value, error = (float(ds[f"interpolation_{of}{e}"].sel(pair=pair)) for e in ("", "_error"))
             yield _judged(name, value, value - t * error, value + t * error, 0.0, above=of == "dip")
 
@@ -183,6 +206,9 @@ def _sharpness(ds: xr.Dataset) -> Iterator[Test]:
         if f"{of}_top" not in ds:
             continue
         one = ds[[f"{of}_top", f"{of}_top_bound"]].dropna("probe_step")
+        if of != "hessian":
+            noted = {int(state) for state in _OF_EPS.findall(ds.attrs.get("notes", ""))}
+            one = one.sel(probe_step=[t for t in one["probe_step"].values if t not in noted])
         top, bound = one[f"{of}_top"].to_numpy(), one[f"{of}_top_bound"].to_numpy()
         if len(top) < 2 or top[0] - bound[0] <= 0:
             continue
@@ -246,18 +272,21 @@ def _missing(name: str) -> Test:
 
 def _together(tests: list[Test], name: str) -> Test:
     known = [test for test in tests if math.isfinite(test.value) and not (test.ratio and test.value <= 0)]
+    left_out = sum(test.ratio and test.value <= 0 for test in tests)
     if len(known) < 2:
-        return known[0] if known else _missing(name)
+        return replace(known[0] if known else _missing(name), left_out=left_out)
     one, values = known[0], np.array([test.value for test in known])
     bound, null = (float(np.mean([getattr(test, of) for test in known])) for of in ("bound", "null"))
     mean, error, low, high = _interval(np.log(values) if one.ratio else values)
     if one.ratio:
         mean, low, high = (math.exp(x) for x in (mean, low, high))
         error *= mean  # of the mean itself, to first order
+    if name == NAMES[2]:
+        low = min(low, float(np.mean([test.low for test in known])))
     verdict, held = _verdict(low, high, bound, one.above), sum(test.verdict == "holds" for test in known)
     return replace(
         one, value=mean, low=low, high=high, null=null, verdict=verdict, bound=bound, error=error,
-        values=tuple(values.tolist()), held=held,
+        values=tuple(values.tolist()), held=held, left_out=left_out,
     )  # fmt: skip
 
 

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 LEAST = -1e4  # a log-probability whose exp is 0 in every precision
 
+# What is measured where training takes seconds or minutes, so that measuring takes less; else `RunConfig`'s own hold.
+QUICK: Mapping[str, Any] = {
+    "alphas": 9, "hessian_points": 3, "hessian_tol": 1e-2, "descent_points": 10, "direction_snapshots": 6,
+}  # fmt: skip
+
 
 class Architecture:
     """A kind of model, its defaults, and its loss: the cross-entropy of the logits, in nats.

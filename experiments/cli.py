@@ -13,7 +13,6 @@ from ..console import say
 from . import cli_runs, cli_study
 from .architectures import ARCHITECTURES, SIZES
 from .config import DEVICES, KEEP, OPTIMIZERS, PRECISIONS
-from .locks import alone
 from .presets import PRESETS, configure
 
 _PAPER = "The settings of arXiv:2601.09000, the second for a GPU:\n\n" + "\n\n".join(
@@ -166,12 +165,11 @@ def run(
         default = f"{arch}-{job.config.schedule['name']}"
         folder = store.new_run(out, name, default=default, source="real", overwrite=overwrite)
         try:
-            with alone(folder):
-                for line in announcement(job):
-                    say(line)
-                say(f"writing to {folder}")
-                with cli_runs.progress(job.config.plan.total, "update") as watch:
-                    ds = run_job(job, folder, watch, tell=say)
+            for line in announcement(job):
+                say(line)
+            say(f"writing to {folder}")
+            with cli_runs.progress(job.config.plan.total, "update") as watch:
+                ds = run_job(job, folder, watch, tell=say)
         finally:
             store.discard_if_empty(folder)  # as it is where something fails before the first update
     cli_runs.close({folder: ds}, began)

@@ -21,7 +21,6 @@ from ..errors import InputError, StoreError
 from ..shapes import SHAPES
 from .branches import cooldown_branches, last_stable_state, state_of
 from .config import CONFIG_FILE, RunConfig, read_config
-from .locks import alone
 from .presets import read_sets
 
 __all__ = ["branch", "close", "list_runs", "probe", "progress", "resume", "training"]
@@ -44,7 +43,7 @@ def resume(run: Annotated[Path, _RUN]) -> None:
     with training() as began:
         from .run import resume as go_on
 
-        with alone(run), progress(config.plan.total, "update") as watch:
+        with progress(config.plan.total, "update") as watch:
             ds = go_on(run, watch, tell=say)
     close({run: ds}, began)
 
@@ -93,8 +92,12 @@ def branch(
             into = store.new_run(out or folder.parent, called, default="", source="real", overwrite=overwrite)
             say(f"branch {k} of {len(planned)}: from state {state}, {one.schedule.describe()}, writing to {into}")
             try:
-                with alone(into), progress(one.schedule.total, "update") as watch:
-                    done[into] = go_off(run, state, one.schedule, into, watch, tell=say)
+                with progress(one.schedule.total, "update") as watch:
+                    # Where the run did not keep the state, the first branch makes it and what the others look at.
+                    to_come = [later.schedule for later in planned[k:]]
+                    done[into] = go_off(
+                        run, state, one.schedule, into, watch, tell=say, beside=[*done], keep_for=to_come
+                    )
             finally:
                 store.discard_if_empty(into)
             if done[into].attrs["status"] == "interrupted":
@@ -133,10 +136,6 @@ def probe(
     if given.schedule:
         raise InputError("the schedule of a trained run is past changing; branch off it with: riverval real branch")
     read_config(run)
-    if not (run / store.RUN_FILE).exists():
-        raise InputError(f"{run} was not trained to its end; go on with: riverval real resume {run}")
-    if not any((run / "snapshots").glob("*")):  # nothing would be measured, and what was measured replaced by that
-        raise InputError(f"{run} has no snapshots to measure; probe the run that was trained, with --snapshots above 0")
     into = None
     if name is not None:
         parent = run.parent if run.name else run.resolve().parent  # "." has neither name nor parent
@@ -145,8 +144,7 @@ def probe(
         from .run import reprobe
 
         try:
-            with alone(into or run):
-                ds = reprobe(run, given.values, into, tell=say)
+            ds = reprobe(run, given.values, into, tell=say)
         finally:
             if into is not None:
                 store.discard_if_empty(into)

@@ -17,7 +17,7 @@ import xarray as xr
 
 from .. import store
 from .._checks import check_int, pick
-from .._format import number, with_error
+from .._format import counted, number, with_error
 from ..console import complain, say, show_table
 from ..errors import InputError, StoreError
 from .architectures import ARCHITECTURES
@@ -112,7 +112,7 @@ def _run(study: Study, setting: Setting, cells: Sequence[Cell], folder: Path, jo
 
     say(f"wrote {plots.write(plots_real_studies.study(ds), folder / f'{study.name}.png')}")
     if failed:
-        complain(f"{len(failed)} of {len(cells)} cells failed; the same command tries them again")
+        complain(f"{len(failed)} of {counted(len(cells), 'cell')} failed; the same command tries them again")
         raise typer.Exit(1)
 
 

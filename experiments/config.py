@@ -174,10 +174,12 @@ def read_config(folder: str | Path) -> RunConfig:
     """The planned config of the run in a folder.
 
     Raises:
-        StoreError: there is none, or it cannot be read.
+        StoreError: the folder is missing, or holds none that can be read.
         InputError: it is not one of a run.
     """
     path = Path(folder) / CONFIG_FILE
+    if not path.parent.is_dir():
+        raise StoreError(f"there is no folder {path.parent}; give the folder of a real run (riverval real list)")
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -163,7 +163,10 @@ def _text(preset: str) -> tuple[str, str]:
     try:
         return f"preset {path}", path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the preset {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise InputError(
+            f"cannot read the preset {path}: {getattr(error, 'strerror', None) or error}; the built-in presets are "
+            f"{', '.join(PRESETS)}"
+        ) from error
 
 
 def _tables(source: str, name: str, found: Any, allowed: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -16,16 +16,18 @@ from .. import store
 from .._typing import Progress
 from ..errors import InputError, StoreError
 from ..schedules import Schedule
-from .checkpoints import Tell
+from .checkpoints import Checkpoints, FullState, Tell
 from .config import RunConfig
 
 # `as`: part of this module's interface, described where they are made.
 from .config import read_config as read_config
 from .job import Job as Job
 from .job import prepare as prepare
+from .locks import alone
 from .machine import determinism, thread_count
+from .session import CHECKPOINTS, SNAPSHOTS, Session, is_finished, write_config
 from .session import INTERRUPTED as INTERRUPTED
-from .session import Session, is_finished, write_config
+from .snapshot_plan import SnapshotPlan
 from .trunks import Trunks
 
 MEASURING = (
@@ -33,6 +35,8 @@ MEASURING = (
     "token_examples",
 )  # fmt: skip
 """Fields of `RunConfig` that `reprobe` may change: what is measured of the snapshots, not which there are."""
+
+_KEEPING = ("snapshots", "keep", "sketch_width", "descent_points", "direction_snapshots")  # which there are
 
 
 def run(
@@ -64,12 +68,12 @@ def run(
         The saved dataset; attribute `notes` says which measurements were skipped or failed, and why.
 
     Raises:
-        As `prepare`; InputError for `share_at` without a pool or outside the run; StoreError if something cannot be
-        written, RivervalError if memory runs out: what was recorded until then is saved as an interrupted run wherever
-        there is room for it.
+        As `prepare`; InputError for `share_at` without a pool or outside the run, or where another process is at work
+        in the folder; StoreError if something cannot be written, RivervalError if memory runs out: what was recorded
+        until then is saved as an interrupted run wherever there is room for it.
         KeyboardInterrupt: Ctrl-C before the first update.
     """
-    with _surroundings(config) as job:
+    with alone(Path(folder)), _surroundings(config) as job:
         session = _session(job, Path(folder), progress, tell, trunks, share_at)
         session.fresh()
         return session.complete(session.shared_start())
@@ -97,21 +101,22 @@ def resume(
     """
     folder, tell = Path(folder), tell or _mute
     config = read_config(folder)
-    done = _finished_dataset(folder, config)
-    if done is not None:
-        tell(f"{folder} is finished ({done.attrs['status']}), there is nothing to go on with")
-        return done
-    _tidy(folder)
-    with _surroundings(config) as job:
-        session = _session(job, folder, progress, tell, trunks, share_at)
-        found = session.checkpoints.newest()
-        if found is None:
-            tell("no checkpoint that can be used: training anew")
-            session.fresh()
-            return session.complete(session.shared_start())
-        tell(f"going on from state {found.state} of {config.plan.total}")
-        session.checkpoints.forget_after(found.state)
-        return session.complete(found)
+    with alone(folder):
+        done = _finished_dataset(folder, config)
+        if done is not None:
+            tell(f"{folder} is finished ({done.attrs['status']}), there is nothing to go on with")
+            return done
+        _tidy(folder)
+        with _surroundings(config) as job:
+            session = _session(job, folder, progress, tell, trunks, share_at)
+            found = session.checkpoints.newest()
+            if found is None:
+                tell("no checkpoint that can be used: training anew")
+                session.fresh()
+                return session.complete(session.shared_start())
+            tell(f"going on from state {found.state} of {config.plan.total}")
+            session.checkpoints.forget_after(found.state)
+            return session.complete(found)
 
 
 def branch(
@@ -122,6 +127,8 @@ def branch(
     progress: Progress | None = None,
     *,
     tell: Tell | None = None,
+    beside: Sequence[str | Path] = (),
+    keep_for: Sequence[Schedule] = (),
 ) -> xr.Dataset:
     """Another run that follows the one in `folder` up to state `at` and its own schedule from there.
 
@@ -135,6 +142,9 @@ def branch(
         schedule: of the whole new run, e.g. ``plan.branch(at, steps, shape)``; its rates before `at` are the run's.
         into: folder of the new run; exists.
         progress, tell: as in `run`.
+        beside: folders of other branches that left the run at `at`: their full states and snapshots serve as the run's.
+        keep_for: schedules of branches at `at` that are still to be made with this one in their `beside`: what they
+            want kept of the states before it is kept here too, so that the prefix is repeated once for all of them.
 
     Raises:
         As `resume`; InputError where the rates before `at` differ or `at` is no state of the run.
@@ -151,16 +161,19 @@ def branch(
     config = dataclasses.replace(
         old, schedule=schedule.to_dict(), steps=schedule.total, epochs=None, branch_points=pins
     )
-    with _surroundings(config) as job:
+    sources = [folder, *map(Path, beside)]
+    with alone(into), _surroundings(config) as job:
         session = _session(job, into, progress, tell)
-        trunk = Session(dataclasses.replace(job, config=old), folder, session.progress, tell)
-        start = trunk.checkpoints.at_or_before(at)
+        start = _nearest(sources, config, at, tell)
         session.fresh()
         if start is None:
             tell(f"{folder} has no full state at or before {at}: training from scratch")
         else:
             tell(f"branching off at state {at}, from the full state {start.state}")
-            start = session.adopt(trunk.snapshots.folder, start)
+            start = session.adopt([source / SNAPSHOTS for source in sources], start)
+        others = [dataclasses.replace(config, schedule=s.to_dict(), steps=s.total, branch_points=()) for s in keep_for]
+        if others:
+            session.keep_also([SnapshotPlan.of(other) for other in others], at)
         return session.complete(start)
 
 
@@ -176,23 +189,27 @@ def reprobe(
         tell: as in `run`.
 
     Raises:
-        As `resume`; InputError for a field that is not one of `MEASURING`, or a run that has not ended.
+        As `resume`; InputError for a field that is not one of `MEASURING`, a run that has not ended, or one without
+        snapshots: nothing would be measured, and what was measured replaced by that.
     """
     folder = Path(folder)
     for name in changes:
         if name not in MEASURING:
-            raise InputError(f"{name} is past changing once a run is trained; choose from {', '.join(MEASURING)}")
+            why = ": it says which snapshots are kept in training" if name in _KEEPING else ""
+            raise InputError(f"{name} is past changing once a run is trained{why}; choose from {', '.join(MEASURING)}")
     old = read_config(folder)
-    ds = store.load(folder / store.RUN_FILE)
-    if ds.attrs["status"] != "complete":
-        raise InputError(
-            f"{folder} is {ds.attrs['status']}, not trained to its end; go on with: riverval real resume {folder}"
-        )
+    ds = store.load(folder / store.RUN_FILE) if (folder / store.RUN_FILE).exists() else None
+    if ds is None or ds.attrs["status"] != "complete":
+        is_ = f"is {ds.attrs['status']}, not" if ds is not None else "was not"
+        raise InputError(f"{folder} {is_} trained to its end; go on with: riverval real resume {folder}")
+    if not any((folder / SNAPSHOTS).glob("*.safetensors")):
+        told = "probe the run that was trained, with --snapshots above 0"
+        raise InputError(f"{folder} has no snapshots to measure; {told}")
     config = dataclasses.replace(old, **changes)
-    with _surroundings(config) as job:
-        target = folder if into is None else Path(into)
+    target = folder if into is None else Path(into)
+    with alone(target), _surroundings(config) as job:
         session = _session(job, target, None, tell)
-        session.snapshots.folder = folder / "snapshots"
+        session.snapshots.folder = folder / SNAPSHOTS
         write_config(job, target)
         return session.measured(_series(ds).assign_attrs(config=json.dumps(config.to_dict(), sort_keys=True)))
 
@@ -220,6 +237,18 @@ def _session(
     if share_at and trunks is None:
         raise InputError("share_at needs a pool to put the states into; give trunks")
     return Session(job, folder, progress or _silent, tell or _mute, trunks, frozenset(share_at))
+
+
+def _nearest(folders: Sequence[Path], config: RunConfig, at: int, tell: Tell) -> FullState | None:
+    """The last full state at or before `at` of runs that share `config`'s rates up to there; None without."""
+    best: FullState | None = None
+    for folder in folders:
+        found = Checkpoints(folder / CHECKPOINTS, config, tell=tell).at_or_before(at)
+        if found is not None and (best is None or found.state > best.state):
+            best = found
+        if best is not None and best.state == at:
+            break
+    return best
 
 
 def _finished_dataset(folder: Path, config: RunConfig) -> xr.Dataset | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ from .job import Job
 from .machine import out_of_memory_told, own_randomness
 from .probes import Context, joined, measure
 from .seeds import Stream, torch_seed
+from .snapshot_plan import SnapshotPlan
 from .snapshots import Snapshots
 from .train import Keeping, Outcome, Trainer, evaluate, evaluation_states
 from .trunks import Trunks
 
 INTERRUPTED = "measurements: interrupted"  # the note that Ctrl-C leaves on a run that was trained to its end
+SNAPSHOTS, CHECKPOINTS = "snapshots", "checkpoints"  # folders in that of a run
 MIRROR_INTERVAL = 2.0  # seconds; the checkpoints are what a run goes on from, the mirror is only looked at
 
 
@@ -52,8 +55,9 @@ class Session:
     share_at: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        self.snapshots = Snapshots(self.folder / "snapshots", self.job.snapshot_plan)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", self.job.config, tell=self.tell)
+        self.snapshots = Snapshots(self.folder / SNAPSHOTS, self.job.snapshot_plan)
+        self.checkpoints = Checkpoints(self.folder / CHECKPOINTS, self.job.config, tell=self.tell)
+        self.pinned = self.job.pinned
 
     # --- before training ---------------------------------------------------------------------------------------------
     def fresh(self) -> None:
@@ -78,12 +82,18 @@ class Session:
             found = replace(found, seconds={})
         return found
 
-    def adopt(self, folder: Path, start: FullState) -> FullState:
-        """Take over a full state of another run and its snapshots from before it; note what is missing."""
+    def adopt(self, folders: Iterable[Path], start: FullState) -> FullState:
+        """Take over a full state of another run, and the snapshots from before it in any of these folders."""
         start = replace(start, seconds={})
-        self.snapshots.adopt(folder, start.state)
+        for folder in folders:
+            self.snapshots.adopt(folder, start.state)
         self.checkpoints.save(start, pinned=True)
         return start
+
+    def keep_also(self, plans: Iterable[SnapshotPlan], until: int) -> None:
+        """Keep what other plans want of the states 0..until too, and that full state, for runs that will adopt them."""
+        self.snapshots = Snapshots(self.snapshots.folder, self.snapshots.plan.widened(plans, until))
+        self.pinned |= {until}
 
     # --- training ----------------------------------------------------------------------------------------------------
     def complete(self, start: FullState | None) -> xr.Dataset:
@@ -130,13 +140,13 @@ class Session:
 
     def _keeping(self) -> Keeping:
         every, total = self.job.config.checkpoint_every, self.job.config.plan.total
-        own = frozenset({*range(every, total, every), *self.job.pinned})
+        own = frozenset({*range(every, total, every), *self.pinned})
 
         def keep(full: FullState) -> None:
             if full.state in self.share_at and self.trunks is not None:
                 self.trunks.put(self.job.config, full)
             if full.state in own or full.state not in self.share_at:  # the latter: Ctrl-C
-                self.checkpoints.save(full, pinned=full.state in self.job.pinned)
+                self.checkpoints.save(full, pinned=full.state in self.pinned)
 
         return Keeping(own | self.share_at, keep)
 

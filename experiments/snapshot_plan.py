@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -135,6 +135,20 @@ class SnapshotPlan:
             updates=frozenset(states.get("descent", ())),
             moments=frozenset(states.get("sharpness", ()) if config.optimizer != "sgd" else ()),
         )
+
+    def widened(self, others: Iterable[SnapshotPlan], until: int) -> SnapshotPlan:
+        """This plan, with what others of its form want written of the states 0..until; its windows stay."""
+        others = list(others)
+
+        def union(of: str, last: int) -> frozenset[int]:
+            theirs = _union(getattr(other, of) for other in others)
+            own: frozenset[int] = getattr(self, of)
+            return own | {t for t in theirs if t <= last}
+
+        return replace(
+            self, full=union("full", until), sketched=union("sketched", until), moments=union("moments", until),
+            updates=union("updates", until - 1),
+        )  # fmt: skip
 
     @property
     def wanted(self) -> frozenset[int]:

@@ -11,9 +11,10 @@ import numpy as np
 import xarray as xr
 
 from .._checks import check_number, pick
+from .._format import counted
 from .._typing import FloatArray
 from ..errors import InputError
-from .acceptance import NAMES, Test, acceptance, over_seeds
+from .acceptance import NAMES, RATIOS, Test, acceptance, left_out_told, over_seeds
 from .architectures import ARCHITECTURES
 from .config import RunConfig
 from .study import LOSSES_ONLY, Bench, Finding, Plan, Runs, Setting, Study, cosine, length, plan_of, wsd
@@ -103,7 +104,9 @@ def criterion_numbers(ds: xr.Dataset) -> list[Finding]:
             low, high, null = (float(at[f"criterion_{name}"]) for name in ("low", "high", "null"))
             told = f"{at['criterion_verdict'].item()}, 95 % in [{low:.3g}, {high:.3g}], null {null:.3g}"
             if criterion != NAMES[0]:  # one pair of runs has no interval, so it holds by itself in no seed
-                told += f"; {int(at['criterion_held'])} of {ds.sizes['seed']} seeds by themselves"
+                told += f"; {int(at['criterion_held'])} of {counted(ds.sizes['seed'], 'seed')} by themselves"
+            if criterion in RATIOS and (left_out := int((at["criterion_seed_value"] <= 0).sum())):
+                told += f"; {left_out_told(left_out)}"
             rows.append(
                 Finding(f"{plan}: {criterion}", float(at["criterion_value"]), float(at["criterion_error"]), told)
             )
@@ -197,8 +200,9 @@ def exponents(ds: xr.Dataset, s: NoiseSetting, plans: Sequence[Plan], runs: Runs
     """Powers a, b of gain ~ rate^a batch^b by least squares of logarithms, seed by seed.
 
     Expected of the noise floor of a quadratic at small rates: a = 1 and b = -1 for SGD, whose floor is
-    (rate/4) Tr Sigma with Sigma ~ 1/batch, b = -1/2 for Adam, (rate/4) sum of standard deviations (derived). The gain
-    of the cooldown holds what the trunk would have gained besides, so that the powers come out nearer to 0.
+    (rate/4) Tr Sigma with Sigma ~ 1/batch, b = -1/2 for Adam, (rate/4) sum of standard deviations (derived). Gains of
+    0 or below have no logarithm and are left out, which biases the powers; the table counts them. The gain of the
+    cooldown holds what the trunk would have gained besides, so that the powers come out nearer to 0.
     """
     gains = ds["outcome"].sel(metric="cooldown_gain").values if "cooldown_gain" in ds["metric"] else np.zeros((0, 0))
     fits = [fit_powers(ds["plan_peak"].values, ds["plan_batch"].values.astype(float), row) for row in gains]
@@ -227,11 +231,14 @@ def fit_powers(rates: FloatArray, batches: FloatArray, gains: FloatArray) -> tup
 
 
 def exponent_numbers(ds: xr.Dataset) -> list[Finding]:
-    """The two powers beside those of the theory."""
+    """The two powers beside those of the theory, and how many gains have no logarithm."""
     expected = float(ds["gain_batch_exponent_expected"])
+    gains = ds["outcome"].sel(metric="cooldown_gain").values if "cooldown_gain" in ds["metric"] else np.zeros(0)
+    lost, known = int((gains <= 0).sum()), int(np.isfinite(gains).sum())
+    told = f"; {lost} of {counted(known, 'gain')} left out, not above 0" if lost else ""
     return [
         Finding(f"power of the {of} in the gain of the cooldown", float(ds[f"gain_{of}_exponent"]),
-               float(ds[f"gain_{of}_exponent_error"]), f"noise floor of a quadratic: {value:g}")
+               float(ds[f"gain_{of}_exponent_error"]), f"noise floor of a quadratic: {value:g}{told}")
         for of, value in (("rate", 1.0), ("batch", expected))
     ]  # fmt: skip
 

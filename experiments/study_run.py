@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from .. import store
+from .._format import counted
 from ..errors import InputError, RivervalError, StoreError
 from .config import RunConfig
 from .locks import alone
@@ -150,9 +151,8 @@ def _run_cell(cell: Cell, job: Job, folder: Path, pool: Trunks, share: tuple[int
         begun = json.dumps(read_config(into).to_dict()) == json.dumps(cell.config.to_dict())
     except (StoreError, InputError):
         begun = False
-    with alone(into):  # a worker may outlive a study that was killed
-        # What was begun with another number of threads starts anew.
-        ds = resume(into, progress, **sharing) if begun else run(job, into, progress, **sharing)
+    # What was begun with another number of threads starts anew.
+    ds = resume(into, progress, **sharing) if begun else run(job, into, progress, **sharing)
     if ds.attrs["status"] == "interrupted":
         raise KeyboardInterrupt
     shutil.rmtree(into / "checkpoints", ignore_errors=True)  # nobody goes on with a cell that is done
@@ -303,10 +303,12 @@ def announcement(cells: Sequence[Cell], folder: Path, *, share: bool = True) -> 
     left = [cell for cell in cells if result_of(cell, folder) is None]
     plans, seeds = len({c.plan.name for c in cells}), len({c.seed for c in cells})
     whole, shared = costs(cells)
-    yield f"{len(cells)} cells: {plans} plans at {seeds} seeds; {whole:,} updates, {shared:,} with shared trunks"
+    told = f"{counted(len(cells), 'cell')}: {counted(plans, 'plan')} at {counted(seeds, 'seed')}"
+    yield f"{told}; {whole:,} updates, {shared:,} with shared trunks"
     if len(left) < len(cells):
         cost = sum(g.updates for g in groups_of(left, share=share))
-        yield f"{len(cells) - len(left)} are done already; {len(left)} left, {cost:,} updates"
+        done = len(cells) - len(left)
+        yield f"{done} {'is' if done == 1 else 'are'} done already; {len(left)} left, {cost:,} updates"
 
 
 def costs(cells: Sequence[Cell]) -> tuple[int, int]:

@@ -144,7 +144,7 @@ def _descent(ds: xr.Dataset) -> Iterator[Row]:
         if name in ds and np.isfinite(ds[name]).any():
             tau, spread = (ds[n].to_numpy()[np.isfinite(ds[name].to_numpy())] for n in (name, f"{name}_null_std"))
             told = f"{np.mean(tau > 0):.0%} of {len(tau)}, median {number(float(np.median(tau)), 2)}"
-            null = f"50%, 0 +- {number(float(np.median(spread)), 2)} towards a random point"
+            null = f"50%, {with_error(0.0, float(np.median(spread)))} towards a random point"
             yield f"tau above 0 towards {label}", told, null
     if "gradient_cosine" in ds:
         known = ds[["gradient_cosine", "gradient_cosine_null"]].dropna("probe_step")

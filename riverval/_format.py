@@ -16,6 +16,15 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value:.{digits}g}" if value else "0"
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "seed"), counted(1200, "seed")
+    ('1 seed', '1,200 seeds')
+    """
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def with_error(value: float, error: float) -> str:
     """A value and its standard error, rounded to the error's two leading digits; the value alone where it has none.
 

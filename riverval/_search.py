@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ._lanczos import Chain, Krylov, Products, Ritz, unit
-from ._typing import FloatArray, IntArray
+from ._typing import FloatArray, IntArray, NDArray
 from .errors import InputError
 
 RISK = 0.05  # of overlooking an eigenvalue, where the search checks unasked
@@ -130,13 +130,27 @@ class Search:
         largest = float(np.max(np.abs(self.ritz.values)))
         size = np.maximum(np.abs(self.ritz.values), self.tol * largest)
         self.allowed = np.maximum(self.tol * size, _FINEST * krylov.scale)
-        open_ = self.bounds[self.chosen] > self.allowed[self.chosen]
+        open_ = (self.bounds[self.chosen] > self.allowed[self.chosen]) | self._unresolved(largest)
         self.open = self.chosen[open_]
         self.converged = len(chosen) == self.total and not len(self.open)
         # More products would not help where all that is left is the products' own rounding.
         blunt = (self.ritz.noise > self.allowed) & (self.ritz.lead <= self.ritz.noise)
         full = krylov.size == self.products.dim
         self.stuck = len(chosen) == self.total and bool(len(self.open)) and (full or bool(np.all(blunt[self.open])))
+
+    def _unresolved(self, largest: float) -> NDArray[np.bool_]:
+        """Of the wanted values: whether the gap says nothing of what may lie between, and the residual too little.
+
+        Beside an eigenvalue of much larger magnitude, any vector without a part in it has a gap as wide as that one, so
+        that r^2 / gap is small whatever the vector is. Where the gap is wider than |theta|, r must be within
+        sqrt(tol) |theta|, as it is where the widest gap is that to 0; a theta near 0 needs the accuracy asked of it.
+        """
+        values, size = self.ritz.values, np.abs(self.ritz.values[self.chosen])
+        steps = np.concatenate([[np.inf], np.diff(values), [np.inf]])
+        gap = np.minimum(steps[:-1], steps[1:])[self.chosen]
+        enough = np.maximum(math.sqrt(self.tol) * size, self.tol**2 * largest)
+        found: NDArray[np.bool_] = np.isfinite(gap) & (gap > size) & (self.ritz.lead[self.chosen] > enough)
+        return found
 
     def _towards(self) -> FloatArray | None:
         """The residual of the first wanted value that is not found yet, as a mixture of the candidates."""

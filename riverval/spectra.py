@@ -146,8 +146,10 @@ def top_eigenvalues(
     residual ||H v - theta v|| of a Ritz pair is known from the recurrence (Parlett, The Symmetric Eigenvalue Problem,
     ch. 13). The search stops at the first step after which every bound of `Eigenpairs.bounds` is at most tol times the
     value's magnitude; a value below tol times the largest magnitude seen is asked for to tol^2 times that, and none to
-    less than 1e-12 times the largest product. It restarts with the best Ritz vectors where `max_basis` is reached, and
-    goes on from a random vector where the space is invariant.
+    less than 1e-12 times the largest product. Where the gap is wider than the value, as beside an eigenvalue of much
+    larger magnitude at the other end, the bound alone would pass for any vector: there the residual must be within
+    sqrt(tol) times the value too, or within that tol^2 (derived). It restarts with the best Ritz vectors where
+    `max_basis` is reached, and goes on from a random vector where the space is invariant.
 
     Args:
         operator: symmetric, shape (n, n): a LinearOperator, a sparse or a dense matrix, or one with a `space`.

@@ -96,6 +96,47 @@ def test_each_verdict_follows_its_rule(changes, test, verdict):
     assert named(acceptance(dataset(**changes)), test).verdict == verdict
 
 
+def test_the_interval_of_the_largest_rise_is_that_of_all_pairs():
+    """A rise of three of its own errors is nothing, where it is the largest of 210 that noise could have made."""
+    alphas = np.linspace(0.0, 1.0, 21)
+    line = {"alpha": alphas, "interpolation_loss": np.zeros((2, 21)), "interpolation_rise": [0.0, 0.006]}
+    test = named(acceptance(dataset(**line)), "2b")
+    half = 0.002 * student.ppf(1 - 0.025 / 210, 7)
+    assert (test.low, test.high) == pytest.approx((0.006 - half, 0.006 + half))
+    assert test.verdict == "holds"
+    assert named(acceptance(dataset(**{**line, "interpolation_rise": [0.0, 0.1]})), "2b").verdict == "fails"
+    assert named(acceptance(dataset(**line)), "2a").low == pytest.approx(0.1 - 0.01 * student.ppf(0.975, 7))
+
+
+def test_the_simultaneous_interval_rarely_finds_a_rise_in_noise():
+    """Batches of a flat line: at most 5 % of the largest rises lie above 0; by the chosen pair's own error many do."""
+    rng, places = np.random.default_rng(0), 9
+    above = np.zeros(2)
+    for _ in range(200):
+        losses = rng.standard_normal((8, places))
+        a, b = np.triu_indices(places, 1)
+        gaps = losses[:, b] - losses[:, a]
+        k = int(np.argmax(gaps.mean(0)))
+        value, error = gaps[:, k].mean(), gaps[:, k].std(ddof=1) / math.sqrt(8)
+        own = {"alpha": np.arange(places) / (places - 1), "interpolation_loss": np.zeros((2, places)),
+               "interpolation_rise": [0.0, value], "interpolation_rise_error": [0.0, error]}  # fmt: skip
+        above += named(acceptance(dataset(**own)), "2b").low > 0, value - student.ppf(0.975, 7) * error > 0
+    assert above[0] <= 0.05 * 200
+    assert above[1] > 0.25 * 200
+
+
+def test_the_control_of_sharpness_leaves_out_states_that_tell_of_eps():
+    """The first of the three is carried by parameters without gradients, as the probe says it."""
+    pytest.importorskip("torch")
+    faint = pytest.importorskip("riverval.experiments.probe_sharpness").faint
+    (note,) = faint(np.ones(1), np.zeros(1), 1e-8, 60)
+    noted = dict(zip(NAMES, acceptance(dataset().assign_attrs(notes=f"descent: 60\n{note}")), strict=True))
+    assert noted[NAMES[3]].value == pytest.approx(2.0)
+    assert noted[NAMES[4]].value == pytest.approx(20.0 / 30.0)
+    several = "\n".join(note.replace("60", str(t)) for t in (60, 80))
+    assert named(acceptance(dataset().assign_attrs(notes=several)), "3 control").verdict == "not measured"
+
+
 def test_a_null_below_zero_does_not_make_a_negative_cosine_pass():
     values = {"gradient_cosine": [-0.1, -0.11, -0.1, -0.1, np.nan, np.nan],
               "gradient_cosine_null": [-0.3] * 4 + [np.nan] * 2}  # fmt: skip
@@ -159,6 +200,29 @@ def test_of_ratios_the_logarithm_is_averaged():
     assert test.value == pytest.approx(9.0 ** (1 / 3))
     assert (test.low, test.high) == pytest.approx(tuple(np.exp(logs.mean() + np.array([-half, half]))))
     assert (test.verdict, test.held) == ("undecided", 3)
+
+
+def test_ratios_without_a_logarithm_are_counted():
+    runs = [acceptance(dataset(direction_ratio=r)) for r in (1.5, 0.0, 2.0, -1.0)]
+    test = named(over_seeds(runs), "4 norm")
+    assert test.values == (1.5, 2.0)
+    assert test.left_out == 2
+    told = "2 seeds left out, whose ratio is not above 0"
+    assert [row[3] for row in acceptance_rows(over_seeds(runs))][5] == f"undecided (2 of 2 seeds; {told})"
+    assert named(over_seeds(runs[:2]), "4 norm").left_out == 1
+    assert named(over_seeds(runs[1:2]), "4 norm").verdict == "not measured"
+    assert not named(over_seeds(runs), "4 control").left_out
+
+
+def test_a_largest_rise_in_every_seed_is_no_sign_of_one():
+    """Noise alone lifts it above 0, in each seed by about as much."""
+    runs = [acceptance(dataset(interpolation_rise=[0.3, rise])) for rise in (0.0030, 0.0031, 0.0029)]
+    test = named(over_seeds(runs), "2b")
+    half = 0.002 * student.ppf(0.975, 7)
+    assert test.low == pytest.approx(0.003 - half)
+    assert test.verdict == "holds"
+    large = [acceptance(dataset(interpolation_rise=[0.3, rise])) for rise in (0.030, 0.031, 0.029)]
+    assert named(over_seeds(large), "2b").verdict == "fails"
 
 
 def test_seeds_that_did_not_measure_are_left_out():

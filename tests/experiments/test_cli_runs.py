@@ -86,6 +86,9 @@ def test_one_command_makes_a_fan_of_branches(runs, capsys):
         assert name in shown
     assert (runs / "a-from-15.png").exists()
     assert f"riverval compare runs/{names[0]} runs/{names[1]}" in shown
+    # State 15 was not kept: the first branch repeats what comes before it, for all of them.
+    assert shown.count("branching off at state 15, from the full state 15") == 3
+    assert not store.load(runs / names[3]).attrs["notes"]
 
 
 def test_a_branch_takes_the_end_of_the_stable_phase_and_the_architectures_cooldown(runs):
@@ -102,7 +105,7 @@ def test_a_branch_takes_the_end_of_the_stable_phase_and_the_architectures_cooldo
 def test_an_interruption_ends_all_branches(runs, monkeypatch, capsys):
     seen = []
 
-    def interrupted(folder, at, schedule, into, progress, *, tell):
+    def interrupted(folder, at, schedule, into, progress, *, tell, beside, keep_for):
         seen.append(into)
         return store.load(folder).assign_attrs(status="interrupted")
 
@@ -151,7 +154,7 @@ def test_list_tells_of_every_real_run(runs, capsys):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("resume nowhere", "nowhere/config.json: No such file or directory; give the folder of a real run"),
+        ("resume nowhere", "there is no folder nowhere; give the folder of a real run"),
         ("branch runs/a --from 101%", "--from"),
         ("branch runs/a --from 15 --cooldown x", "--cooldown must be numbers"),
         ("branch runs/a --from 15 --cooldown 0.01", "has 0 updates"),

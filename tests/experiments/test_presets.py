@@ -10,10 +10,12 @@ import pytest
 
 from riverval.cli_options import OPTIONS
 from riverval.errors import InputError
+from riverval.experiments.architecture_base import QUICK
 from riverval.experiments.architectures import ARCHITECTURES
 from riverval.experiments.config import KEEP, OPTIMIZERS, RunConfig, resolve
 from riverval.experiments.presets import PRESETS, SCHEDULE_KINDS, configure, read_preset, read_sets, settable
 
+MEASURED = (*QUICK, "line_examples", "hessian_examples", "descent_examples", "token_examples")
 NEEDED = {"paper": {"data": "corpus.txt"}}
 
 
@@ -131,7 +133,9 @@ def test_what_is_no_preset_is_told(tmp_path):
         InputError, match=r"unknown preset 'smok'; choose one of: smoke, cpu, paper.*Did you mean 'smoke'"
     ):
         read_preset("smok", "cnn")
-    with pytest.raises(InputError, match=r"cannot read the preset .*none.toml: No such file"):
+    with pytest.raises(
+        InputError, match=r"cannot read the preset .*none.toml: No such file.*; the built-in presets are smoke, cpu"
+    ):
         read_preset(str(tmp_path / "none.toml"), "cnn")
 
 
@@ -189,3 +193,38 @@ def test_every_field_and_schedule_option_can_be_set():
     fields = {f.name for f in dataclasses.fields(RunConfig)}
     assert set(settable()) == fields - {"arch", "schedule", "data_sha256", "parameters", "facts"}
     assert set(SCHEDULE_KINDS) == {"name", *OPTIONS} - {"decay"}
+
+
+# --- what is measured where nobody says ------------------------------------------------------------------------------
+def examples_of_probes(c):
+    """Examples that gradients are taken of: a product is two of them, a loss a third; searches of 7 products."""
+    hessian = 2 * c.hessian_examples * (2 * 7 * c.hessian_points + 3 * (c.direction_snapshots - 1) + 4)
+    return hessian + c.descent_points * c.descent_examples + 2 * c.alphas * c.line_examples / 3
+
+
+@pytest.mark.parametrize(("arch", "trained"), [("cnn", 12 * 1438), ("mlp", 12 * 1438), ("lm", 600 * 8)])
+def test_the_defaults_do_not_measure_longer_than_they_train(arch, trained):
+    """An example costs about a fourth in the large batches of probes of what it does in training."""
+    assert examples_of_probes(configure(arch)) <= 1.25 * trained
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("arch", "one", "other"),
+    [
+        ("cnn", {"data": "digits"}, {"data": "x.npz"}),
+        ("lm", {"data": "x.txt", "size": "tiny"}, {"data": "x.txt", "size": "14m"}),
+    ],
+)
+def test_a_preset_measures_the_same_on_small_data_and_large(preset, arch, one, other):
+    """The defaults on small ones are for runs without a preset: cells of studies are known by their settings."""
+    first, second = (configure(arch, given, preset=preset) for given in (one, other))
+    for name in MEASURED:
+        assert getattr(first, name) == getattr(second, name)
+
+
+def test_runs_of_larger_data_or_models_are_measured_as_before():
+    usual = {f.name: f.default for f in dataclasses.fields(RunConfig)}
+    for config in (configure("cnn", {"data": "x.npz"}), configure("lm", {"size": "14m"})):
+        for name in QUICK:
+            assert getattr(config, name) == usual[name]

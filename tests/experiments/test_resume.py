@@ -24,6 +24,7 @@ from riverval import store  # noqa: E402
 from riverval.errors import InputError, StoreError  # noqa: E402
 from riverval.experiments.checkpoints import Checkpoints, FullState, write_state  # noqa: E402
 from riverval.experiments.config import resolve  # noqa: E402
+from riverval.experiments.locks import alone  # noqa: E402
 from riverval.experiments.run import branch, prepare, read_config, reprobe, resume, run  # noqa: E402
 from riverval.experiments.snapshots import Snapshots  # noqa: E402
 from riverval.experiments.trunks import Trunks  # noqa: E402
@@ -535,6 +536,46 @@ def test_a_branch_is_the_straight_run_with_its_schedule(tmp_path, trunk, at, sta
         assert_same_datasets(found, straight)
 
 
+@pytest.mark.parametrize("decaying", [False, True])
+def test_the_first_of_several_branches_repeats_the_prefix_for_all(tmp_path, trunk, decaying):
+    """Also where the state is none that a branch keeps by itself, in a cooldown."""
+    at = 16 if decaying else 5
+    plan = read_config(trunk).plan
+    schedules = [plan.branch(at, n) for n in (6, 9)]
+    branch(trunk, at, schedules[0], made(tmp_path / "first"), keep_for=schedules[1:])
+    told, updates = [], []
+    beside = [tmp_path / "first"]
+    found = branch(
+        trunk, at, schedules[1], made(tmp_path / "second"), lambda done, values: updates.append(done),
+        tell=told.append, beside=beside,
+    )  # fmt: skip
+    assert told[0] == f"branching off at state {at}, from the full state {at}"
+    assert len(updates) == 9
+    own = branch(trunk, at, schedules[1], made(tmp_path / "own"))
+    assert_same_datasets(found, own)
+    files = [sorted(p.name for p in (tmp_path / name / "snapshots").iterdir()) for name in ("second", "own")]
+    assert files[0] == files[1]
+
+
+def test_one_process_at_a_time_whichever_way_it_comes(tmp_path, trunk):
+    plan = read_config(trunk).plan
+    into = made(tmp_path / "held")
+    with alone(into):
+        for call in (
+            lambda: run(small(**PLAIN), into),
+            lambda: branch(trunk, 13, plan.branch(13, 6), into),
+            lambda: reprobe(trunk, {}, into),
+        ):
+            with pytest.raises(InputError, match="another process is at work in"):
+                call()
+    assert not list(into.iterdir())
+    run(small(**PLAIN), into, stop_by_error)
+    with alone(into), pytest.raises(InputError, match="another process is at work in"):
+        resume(into)
+    with pytest.raises(StoreError, match="there is no folder"):
+        run(small(**PLAIN), tmp_path / "nowhere")
+
+
 def test_a_killed_branch_can_be_resumed(tmp_path, trunk):
     def stop(done, values):
         raise KeyboardInterrupt
@@ -570,10 +611,25 @@ def test_a_second_measurement_is_that_of_a_run_with_its_settings(tmp_path, trunk
 
 
 def test_a_second_measurement_is_refused_where_it_has_no_meaning(tmp_path, trunk):
-    with pytest.raises(
-        InputError, match="snapshots is past changing once a run is trained; choose from probes, alphas"
-    ):
-        reprobe(trunk, {"snapshots": 4})
+    with pytest.raises(InputError, match="seed is past changing once a run is trained; choose from probes, alphas"):
+        reprobe(trunk, {"seed": 4})
+    for name in ("snapshots", "descent_points", "direction_snapshots"):
+        with pytest.raises(
+            InputError, match=f"{name} is past .*: it says which snapshots are kept in training; choose"
+        ):
+            reprobe(trunk, {name: 4})
     run(small(**PLAIN), tmp_path, stop_by_error)
     with pytest.raises(InputError, match="is interrupted, not trained to its end; go on with"):
+        reprobe(tmp_path, {})
+
+
+def test_a_measurement_is_not_replaced_by_nothing(tmp_path):
+    """Of a run without snapshots; whose losses a second measurement would keep, and nothing else."""
+    run(small(**PLAIN), tmp_path)
+    before = store.load(tmp_path)
+    with pytest.raises(InputError, match="has no snapshots to measure; probe the run that was trained"):
+        reprobe(tmp_path, {})
+    assert before.identical(store.load(tmp_path))
+    (tmp_path / "run.nc").unlink()
+    with pytest.raises(InputError, match="was not trained to its end; go on with"):
         reprobe(tmp_path, {})

@@ -342,7 +342,7 @@ def test_the_command_writes_the_result_and_refuses_another_in_its_place(tmp_path
     folder = tmp_path / "study-wsd-vs-cosine-mlp"
     assert {"study.nc", "wsd-vs-cosine.png", "cells"} == {p.name for p in folder.iterdir()}
     shown = capsys.readouterr().out
-    assert "3 cells: 3 plans at 1 seeds; 60 updates" in shown
+    assert "3 cells: 3 plans at 1 seed; 60 updates" in shown
     assert "one seed" in shown
     assert "standard error over" not in shown
     ds = store.load(folder / "study.nc")

@@ -261,6 +261,14 @@ def test_the_powers_of_an_exact_law_are_found(tmp_path):
     assert float(ds["gain_batch_exponent"]) == pytest.approx(-0.4)
     assert float(ds["gain_batch_exponent_error"]) == pytest.approx(0.0, abs=1e-9)
     assert float(ds["gain_batch_exponent_expected"]) == -0.5  # Adam
+    assert {finding.told for finding in study.numbers(ds)} == {
+        "noise floor of a quadratic: 1", "noise floor of a quadratic: -0.5",
+    }  # fmt: skip
+    lost = ds.copy(deep=True)
+    lost["outcome"].loc[{"metric": "cooldown_gain", "seed": 0, "plan": ds["plan"][:2]}] = [0.0, -1.0]
+    assert {finding.told.partition("; ")[2] for finding in study.numbers(lost)} == {
+        "2 of 18 gains left out, not above 0"
+    }
     assert math.isnan(fit_powers(np.ones(4), np.arange(1.0, 5.0), np.ones(4))[0])
 
 

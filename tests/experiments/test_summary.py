@@ -49,5 +49,5 @@ def test_measures_stand_beside_their_nulls():
     assert "norm of Hv, stable" not in found
     assert found["norm of Hv, early cooldown / matched stable"] == ("1.2 [0.7, 1.9]", "1 if equally sharp")
     tau = found["tau above 0 towards the last state"]
-    assert tau == ("100% of 4, median 0.75", "50%, 0 +- 0.25 towards a random point")
+    assert tau == ("100% of 4, median 0.75", "50%, 0.00 ± 0.25 towards a random point")
     assert found["mean cosine of update, minus gradient"] == ("0.130 ± 0.013", "0.01 for a shuffled gradient")

@@ -273,6 +273,52 @@ def test_bounds_hold_and_are_sharper_than_the_residual_where_there_is_a_gap():
     assert sharper > 60
 
 
+HUGE = {
+    "one of the other sign": [-1e7, 900.0, 500.0],
+    "many of the other sign": [*-np.geomspace(1e7, 1e2, 30), 900.0, 200.0],
+    "not so huge": [-1e4, 900.0, 500.0],
+}
+
+
+@pytest.mark.parametrize("values", HUGE.values(), ids=HUGE)
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_huge_eigenvalue_at_the_other_end_does_not_end_the_search(values, turned, seed):
+    """Beside it every gap is wide, so that r^2 / gap is small for any vector."""
+    rng, sign = generator(seed), -1.0 if turned else 1.0
+    matrix = rotated(sign * np.concatenate([values, rng.random(300)]), seed)
+    found = top_eigenvalue(matrix, rng=rng, tol=1e-3, which="smallest") if turned else top_eigenvalue(matrix, rng=rng)
+    assert sign * found.value == pytest.approx(900.0, abs=1e-3 * max(900.0, 1e-3 * abs(values[0])))
+
+
+def test_the_smallest_of_outliers_the_other_way_is_the_edge_of_the_bulk():
+    for seed in range(6):
+        values = np.concatenate([np.geomspace(50.0, 2.0, 10), 0.05 * generator(100 + seed).standard_normal(390)])
+        found = top_eigenvalue(rotated(values, seed), rng=generator(seed), tol=1e-2, which="smallest")
+        assert found.value == pytest.approx(values.min(), abs=2 * 1e-2 * 1e-2 * 50.0)
+
+
+def test_that_costs_nothing_where_the_largest_magnitude_is_at_the_end_that_is_sought(monkeypatch):
+    """And a smallest eigenvalue of 0, to which no residual is small, is still found."""
+
+    def products():
+        spent = []
+        for seed in range(4):
+            rng = generator(seed)
+            for top in ([50.0, 20.0, 10.0, 5.0, -4.0, -2.0], [12.0, 10.0, 9.0, -8.0], [3.0]):
+                matrix = rotated(np.concatenate([top, 0.1 * rng.standard_normal(200)]), seed)
+                spent += [top_eigenvalues(matrix, k, rng=generator(seed)).products for k in (1, 3)]
+        return spent
+
+    now = products()
+    singular = rotated(np.concatenate([np.zeros(60), generator(0).random(140)]), 0)
+    least = top_eigenvalues(singular, which="smallest", rng=generator(0))
+    assert abs(least.values[0]) < 2e-6
+    monkeypatch.setattr(Search, "_unresolved", lambda self, largest: False)
+    assert now == products()
+    assert least.products < 2 * top_eigenvalues(singular, which="smallest", rng=generator(0)).products
+
+
 def test_the_bound_is_temples():
     # A basis of two vectors of diag(4, 1, -3) in which all is known by hand.
     matrix, vector = np.diag([4.0, 1.0, -3.0]), np.array([1.0, 0.2, 0.1])
