@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ._arrays import check_rates
 from ._checks import MOST_STEPS, check_int, check_number, check_steps, make_plain, unknown
 from ._typing import ArrayLike, FloatArray, IntArray, NDArray
 from .errors import InputError
@@ -180,6 +181,15 @@ class Schedule:
             bad = t.min() if t.min() < 0 else t.max()
             raise InputError(f"step must lie in 0..{self.total - 1} for a run of {self.total} updates, got {bad}")
         return t.astype(np.int64)
+
+
+def rates_of(schedule: Schedule | ArrayLike) -> FloatArray:
+    """The rate of every update, shape (T,), of a schedule or of a row of rates.
+
+    Raises:
+        InputError: rates that are not a row, not finite, or below 0.
+    """
+    return schedule.values() if isinstance(schedule, Schedule) else check_rates(schedule)
 
 
 def _check_total(total: int) -> None:

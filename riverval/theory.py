@@ -16,7 +16,7 @@ rmsprop         v = b2 v + (1 - b2) g^2;  w -= eta g / (sqrt(v) + eps)
 adam, adamw     m = b m + (1 - b) g;  v as above;  w -= eta m / (sqrt(v) + eps), both corrected for their start at 0
 ==============  ======================================================================================
 
-Exact recursions for any sequence of rates are in `riverval.toy.recursions`, which also witness what is stated here.
+Recursions for any sequence of rates are in `riverval.theory_moments`, which also witness what is stated here.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._checks import LARGEST, check_number, check_options, check_steps, make_plain, pick
+from .._checks import check_number, check_options, check_steps, make_plain, pick
+from .._moment_steps import check_constant
 from .._registry import registrar
 from .._typing import FloatArray
 from ..errors import InputError
@@ -40,11 +41,7 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            share = f.name.startswith("beta")
-            check_number(
-                f.name, getattr(self, f.name), what=f"of {self.name}",
-                low=0.0, high=1.0 if share else LARGEST, open_low=f.name == "eps", open_high=share,
-            )  # fmt: skip
+            check_constant(self.name, f.name, getattr(self, f.name))
         make_plain(self)
 
     def constants(self) -> FloatArray:

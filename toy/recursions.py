@@ -24,36 +24,24 @@ the same: variance in the first ten updates, from a start far up a hill       a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import fields
 
 import numpy as np
 from scipy.linalg import solve_discrete_lyapunov
 
-from .._arrays import check_noise, check_rates, check_states, check_values
+from .. import theory_moments
+from .._arrays import check_rates
 from .._checks import check_number
-from .._typing import ArrayLike, FloatArray, IntArray
+from .._moment_steps import AffineUpdate, Coordinates, coordinates_of, update_of
+from .._typing import ArrayLike, FloatArray
 from ..errors import InputError
-from ._updates import AffineUpdate, Coordinates, Step, update_of
+from ..theory_moments import OptimizerMoments
 from .exact import Moments
 from .losses import StraightRiver
 from .optimizers import Average, Optimizer
 
 AFFINE = ("sgd", "heavy-ball", "ema-momentum", "nesterov", "schedule-free")
 """Optimizers whose recursion is exact; the others are closed."""
-
-
-@dataclass(frozen=True)
-class OptimizerMoments:
-    """Mean and variance of each coordinate at the states asked for, where the losses are taken; arrays (n, d).
-
-    The same of the running average of the iterates, where there is one.
-    """
-
-    states: IntArray
-    mean: FloatArray
-    variance: FloatArray
-    average_mean: FloatArray | None = None
-    average_variance: FloatArray | None = None
 
 
 def optimizer_moments(
@@ -68,7 +56,7 @@ def optimizer_moments(
     variance: ArrayLike = 0.0,
     average: Average | None = None,
 ) -> OptimizerMoments:
-    """The recursion at the top of this module, carried to the states asked for; about 40 us for each update.
+    """`riverval.theory_moments.optimizer_moments` of an optimizer of the toy; about 40 us for each update.
 
     Args:
         optimizer: any of `riverval.toy.optimizers`.
@@ -90,26 +78,10 @@ def optimizer_moments(
     [[0.0565476]]
     """
     rates = check_rates(lr)
-    asked = check_states(states, rates.size)
-    h, noise, c, centre, spread = _coordinates(curvature, sigma, slope, mean, variance)
-    update = update_of(optimizer, Coordinates(h, c, noise), rates)
-    m, C = update.begin(centre, spread)
-    weights = None
-    if average is not None:
-        weights = average.weights(rates.size)
-        m, C = _with_average(m, C)
-    means, variances = np.empty((asked.size, *m.shape)), np.empty((asked.size, *m.shape))
-    done = 0
-    with np.errstate(over="ignore", invalid="ignore"):  # an unstable setting ends at infinity
-        for n, state in enumerate(asked.tolist()):
-            for t in range(done, state):
-                step = update.step(t, m[:, : update.size], C[:, : update.size, : update.size])
-                m, C = _advance(step if weights is None else _averaging(step, m[:, -1], float(weights[t])), C)
-            done = state
-            means[n], variances[n] = m, np.diagonal(C, axis1=1, axis2=2)
-    if weights is None:
-        return OptimizerMoments(asked, means[:, :, 0], variances[:, :, 0])
-    return OptimizerMoments(asked, means[:, :, 0], variances[:, :, 0], means[:, :, -1], variances[:, :, -1])
+    return theory_moments.optimizer_moments(
+        optimizer.name, rates, states, curvature=curvature, sigma=sigma, slope=slope, mean=mean, variance=variance,
+        average=None if average is None else average.weights(rates.size), **_constants(optimizer),
+    )  # fmt: skip
 
 
 def valley_moments(
@@ -166,7 +138,7 @@ def spectral_radius(optimizer: Optimizer, product: float) -> float:
     1.0
     """
     check_number("product", product, low=0.0)
-    factor = _affine(optimizer, 1.0, np.array([product]), np.zeros(1)).linear(0)[0]
+    factor = _affine(optimizer, 1.0, Coordinates(np.array([product]), np.zeros(1), np.zeros(1))).linear(0)[0]
     if optimizer.name == "schedule-free":
         factor = factor[1:, 1:]
     return float(np.abs(np.linalg.eigvals(factor)).max())
@@ -188,63 +160,23 @@ def stationary_covariance(optimizer: Optimizer, lr: float, *, curvature: ArrayLi
     if optimizer.name == "schedule-free":
         raise InputError("schedule-free has no stationary covariance: its average goes on forever")
     rate = check_number("lr", lr, low=0.0, open_low=True)
-    h, noise, *_ = _coordinates(curvature, sigma, 0.0, 0.0, 0.0)
-    worst = max(spectral_radius(optimizer, rate * k) for k in h.tolist())
+    at, *_ = coordinates_of(curvature, sigma, 0.0, 0.0, 0.0)
+    worst = max(spectral_radius(optimizer, rate * k) for k in at.curvature.tolist())
     if worst >= 1.0:
         raise InputError(
-            f"{optimizer.name} with rate {rate:g} does not settle at curvature {h.max():g}; use a lower rate"
+            f"{optimizer.name} with rate {rate:g} does not settle at curvature {at.curvature.max():g}; use a lower rate"
         )
-    update = _affine(optimizer, rate, h, noise)
+    update = _affine(optimizer, rate, at)
     pairs = zip(update.linear(0), update.heat(0), strict=True)
     return np.stack([solve_discrete_lyapunov(A, Q) for A, Q in pairs])
 
 
-def _affine(optimizer: Optimizer, lr: float, h: FloatArray, noise: FloatArray) -> AffineUpdate:
-    update = update_of(optimizer, Coordinates(h, np.zeros_like(h), noise), np.array([lr]))
+def _affine(optimizer: Optimizer, lr: float, at: Coordinates) -> AffineUpdate:
+    update = update_of(optimizer.name, _constants(optimizer), at, np.array([lr]))
     if not isinstance(update, AffineUpdate):
         raise InputError(f"the update of {optimizer.name} is not affine; this is known for {', '.join(AFFINE)}")
     return update
 
 
-# --- the engine ------------------------------------------------------------------------------------------------------
-def _advance(step: Step, covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Mean and covariance of the state after a step."""
-    return step.centre, step.linear @ covariance @ step.linear.transpose(0, 2, 1) + step.heat
-
-
-def _averaging(step: Step, average: FloatArray, weight: float) -> Step:
-    """The same step of a state with one more coordinate a <- a + weight (s[0] - a), whose mean is `average`, (d,)."""
-    d, k = step.centre.shape
-    copy = np.concatenate([np.eye(k), weight * np.eye(k)[:1]])  # (k + 1, k): the new state, then its share in a
-    linear = np.zeros((d, k + 1, k + 1))
-    linear[:, :, :k] = copy @ step.linear
-    linear[:, k, k] = 1.0 - weight
-    centre = step.centre @ copy.T
-    centre[:, k] += (1.0 - weight) * average
-    return Step(linear, centre, copy @ step.heat @ copy.T)
-
-
-def _with_average(mean: FloatArray, covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The state with a running average that begins at its first coordinate."""
-    order = [*range(mean.shape[1]), 0]
-    return mean[:, order], covariance[:, order][:, :, order]
-
-
-def _coordinates(
-    curvature: ArrayLike, sigma: ArrayLike, slope: ArrayLike, mean: ArrayLike, variance: ArrayLike
-) -> list[FloatArray]:
-    """All five as arrays of one shape (d,)."""
-    values = [
-        check_values("curvature", curvature, low=0.0),
-        check_noise(sigma),
-        check_values("slope", slope),
-        check_values("mean", mean, what="of the coordinates at the start"),
-        check_values("variance", variance, low=0.0, what="of the coordinates at the start"),
-    ]
-    try:
-        return [np.atleast_1d(v) for v in np.broadcast_arrays(*values)]
-    except ValueError:
-        sizes = ", ".join(str(v.shape) for v in values)
-        raise InputError(
-            f"curvature, sigma, slope, mean and variance must be numbers or rows of one length, got the shapes {sizes}"
-        ) from None
+def _constants(optimizer: Optimizer) -> dict[str, float]:
+    return {f.name: getattr(optimizer, f.name) for f in fields(optimizer)}

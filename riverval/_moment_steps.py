@@ -1,4 +1,4 @@
-"""One update of each optimizer as a map of the mean and covariance of its state, for `riverval.toy.recursions`.
+"""One update of each optimizer as a map of the mean and covariance of its state, for `riverval.theory_moments`.
 
 A coordinate has the gradient g = h w - c + sigma xi, and the optimizer a state s of k numbers for it, the one at which
 losses are taken first: (w), (w, m), (x, z), (w, v) or (w, m, v). Where the update is affine in s and g its moments
@@ -8,14 +8,30 @@ follow exactly; where it is not (sign, RMSprop, Adam) a Gaussian closure stands 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from scipy.special import erf
 
-from .._typing import FloatArray
-from .optimizers import Optimizer
+from ._arrays import check_noise, check_values
+from ._checks import LARGEST, check_number, check_options, pick
+from ._typing import ArrayLike, FloatArray
+from .errors import InputError
+
+
+def check_constant(optimizer: str, name: str, value: float) -> float:
+    """A constant of an optimizer: a beta in [0, 1), an eps above 0, anything else at least 0.
+
+    Raises:
+        InputError: outside its range.
+    """
+    share = name.startswith("beta")
+    return check_number(
+        name, value, what=f"of {optimizer}",
+        low=0.0, high=1.0 if share else LARGEST, open_low=name == "eps", open_high=share,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,15 +59,15 @@ class Update:
     """The updates of one run. `step` is called for t = 0, 1, ... in order, with the moments before the update.
 
     Args:
-        optimizer: gives the constants.
+        constants: of the optimizer, by name.
         coordinates: d of them.
         rates: lr[t], shape (T,).
     """
 
     size: ClassVar[int] = 2
 
-    def __init__(self, optimizer: Any, coordinates: Coordinates, rates: FloatArray) -> None:
-        self.optimizer, self.at, self.rates = optimizer, coordinates, rates
+    def __init__(self, constants: Mapping[str, float], coordinates: Coordinates, rates: FloatArray) -> None:
+        self.constants, self.at, self.rates = constants, coordinates, rates
 
     def begin(self, mean: FloatArray, variance: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Mean (d, k) and covariance (d, k, k) of state 0: memories begin at 0."""
@@ -70,7 +86,8 @@ class AffineUpdate(Update):
     @property
     def point(self) -> FloatArray:
         """q, shape (k,)."""
-        return np.eye(self.size)[0]
+        point: FloatArray = np.eye(self.size)[0]
+        return point
 
     def matrices(self, t: int) -> tuple[FloatArray, FloatArray]:
         """M (k, k) and G (k,) of update t."""
@@ -101,33 +118,33 @@ class SGDUpdate(AffineUpdate):
 
 class HeavyBallUpdate(AffineUpdate):
     def matrices(self, t: int) -> tuple[FloatArray, FloatArray]:
-        lr, b = self.rates[t], self.optimizer.beta
+        lr, b = self.rates[t], self.constants["beta"]
         return np.array([[1.0, -lr * b], [0.0, b]]), np.array([-lr, 1.0])
 
 
 class EMAMomentumUpdate(HeavyBallUpdate):
     def matrices(self, t: int) -> tuple[FloatArray, FloatArray]:
         factor, gain = super().matrices(t)
-        return factor, (1.0 - self.optimizer.beta) * gain
+        return factor, (1.0 - self.constants["beta"]) * gain
 
 
 class NesterovUpdate(AffineUpdate):
     def matrices(self, t: int) -> tuple[FloatArray, FloatArray]:
-        lr, b = self.rates[t], self.optimizer.beta
+        lr, b = self.rates[t], self.constants["beta"]
         return np.array([[1.0, -lr * b * b], [0.0, b]]), np.array([-lr * (1.0 + b), 1.0])
 
 
 class ScheduleFreeUpdate(AffineUpdate):
     """s = (x, z): the average x, at which losses are taken, and z; the gradient at y = beta x + (1 - beta) z."""
 
-    def __init__(self, optimizer: Any, coordinates: Coordinates, rates: FloatArray) -> None:
-        super().__init__(optimizer, coordinates, rates)
+    def __init__(self, constants: Mapping[str, float], coordinates: Coordinates, rates: FloatArray) -> None:
+        super().__init__(constants, coordinates, rates)
         total = np.cumsum(rates**2)
         self.weights = np.divide(rates**2, total, out=np.zeros_like(rates), where=total > 0)
 
     @property
     def point(self) -> FloatArray:
-        return np.array([self.optimizer.beta, 1.0 - self.optimizer.beta])
+        return np.array([self.constants["beta"], 1.0 - self.constants["beta"]])
 
     def begin(self, mean: FloatArray, variance: FloatArray) -> tuple[FloatArray, FloatArray]:
         return mean[:, None] * np.ones(2), variance[:, None, None] * np.ones((2, 2))
@@ -178,9 +195,9 @@ class _Adaptive(Update):
     def _tangent(self, scale: float, v: FloatArray, correction: float) -> tuple[FloatArray, FloatArray]:
         """scale/(sqrt(v/correction) + eps) and its derivative by v; (d,) each."""
         root = np.sqrt(v / correction)
-        value = scale / (root + self.optimizer.eps)
+        value = scale / (root + self.constants["eps"])
         # Without any gradient v is 0, and so is what the derivative is multiplied by.
-        below = 2.0 * (root + self.optimizer.eps) * root * correction
+        below = 2.0 * (root + self.constants["eps"]) * root * correction
         return value, np.divide(-value, below, out=np.zeros_like(v), where=root > 0)
 
 
@@ -188,7 +205,7 @@ class RMSpropUpdate(_Adaptive):
     """s = (w, v)."""
 
     def step(self, t: int, mean: FloatArray, covariance: FloatArray) -> Step:
-        at, b2 = self.at, self.optimizer.beta
+        at, b2 = self.at, self.constants["beta"]
         gradient, square, other = self._square(mean, covariance)
         v = b2 * mean[:, 1] + (1.0 - b2) * square
         value, slope = self._tangent(self.rates[t], v, 1.0)
@@ -210,12 +227,12 @@ class AdamUpdate(_Adaptive):
     size = 3
 
     def step(self, t: int, mean: FloatArray, covariance: FloatArray) -> Step:
-        at, b, b2, lr = self.at, self.optimizer.beta1, self.optimizer.beta2, self.rates[t]
+        at, b, b2, lr = self.at, self.constants["beta1"], self.constants["beta2"], self.rates[t]
         gradient, square, other = self._square(mean, covariance)
         m = b * mean[:, 1] + (1.0 - b) * gradient
         v = b2 * mean[:, 2] + (1.0 - b2) * square
         value, slope = self._tangent(lr / (1.0 - b ** (t + 1)), v, 1.0 - b2 ** (t + 1))
-        keep = 1.0 - lr * getattr(self.optimizer, "weight_decay", 0.0)
+        keep = 1.0 - lr * self.constants.get("weight_decay", 0.0)
         zero, one = np.zeros_like(v), np.ones_like(v)
         by_m, by_v = np.stack([-value, one, zero], axis=1), np.stack([-slope * m, zero, one], axis=1)
         by_square = (1.0 - b2) * by_v
@@ -231,22 +248,58 @@ def _outer(vector: FloatArray, weight: FloatArray) -> FloatArray:
     return weight[:, None, None] * vector[:, :, None] * vector[:, None, :]
 
 
-UPDATES: dict[str, type[Update]] = {
-    "sgd": SGDUpdate,
-    "heavy-ball": HeavyBallUpdate,
-    "ema-momentum": EMAMomentumUpdate,
-    "nesterov": NesterovUpdate,
-    "schedule-free": ScheduleFreeUpdate,
-    "sign": SignUpdate,
-    "rmsprop": RMSpropUpdate,
-    "adam": AdamUpdate,
-    "adamw": AdamUpdate,
+_ADAM = ("beta1", "beta2", "eps")
+UPDATES: dict[str, tuple[type[Update], tuple[str, ...]]] = {
+    "sgd": (SGDUpdate, ()),
+    "heavy-ball": (HeavyBallUpdate, ("beta",)),
+    "ema-momentum": (EMAMomentumUpdate, ("beta",)),
+    "nesterov": (NesterovUpdate, ("beta",)),
+    "schedule-free": (ScheduleFreeUpdate, ("beta",)),
+    "sign": (SignUpdate, ()),
+    "rmsprop": (RMSpropUpdate, ("beta", "eps")),
+    "adam": (AdamUpdate, _ADAM),
+    "adamw": (AdamUpdate, (*_ADAM, "weight_decay")),
 }
+"""The update of each optimizer, and the constants that it takes."""
 
 
 _SMALLEST = 1e-300
 
 
-def update_of(optimizer: Optimizer, coordinates: Coordinates, rates: FloatArray) -> Update:
-    """The updates of a run of the optimizer."""
-    return UPDATES[optimizer.name](optimizer, coordinates, rates)
+def update_of(optimizer: str, constants: Mapping[str, float], coordinates: Coordinates, rates: FloatArray) -> Update:
+    """The updates of a run of the optimizer.
+
+    Raises:
+        InputError: an unknown optimizer, or constants that are out of range or not the ones that it takes.
+    """
+    update, takes = pick("optimizer", optimizer, UPDATES)
+    check_options(f"optimizer {optimizer!r}", constants, takes)
+    missing = [name for name in takes if name not in constants]
+    if missing:
+        raise InputError(f"optimizer {optimizer!r} needs its constants {', '.join(missing)}; give them by name")
+    return update({k: check_constant(optimizer, k, v) for k, v in constants.items()}, coordinates, rates)
+
+
+def coordinates_of(
+    curvature: ArrayLike, sigma: ArrayLike, slope: ArrayLike, mean: ArrayLike, variance: ArrayLike
+) -> tuple[Coordinates, FloatArray, FloatArray]:
+    """Coordinates, and the mean and variance of state 0, of one shape (d,); from numbers or rows.
+
+    Raises:
+        InputError: a value out of range, or rows of several lengths.
+    """
+    values = [
+        check_values("curvature", curvature, low=0.0),
+        check_noise(sigma),
+        check_values("slope", slope),
+        check_values("mean", mean, what="of the coordinates at the start"),
+        check_values("variance", variance, low=0.0, what="of the coordinates at the start"),
+    ]
+    try:
+        h, noise, c, centre, spread = (np.atleast_1d(v) for v in np.broadcast_arrays(*values))
+    except ValueError:
+        sizes = ", ".join(str(v.shape) for v in values)
+        raise InputError(
+            f"curvature, sigma, slope, mean and variance must be numbers or rows of one length, got the shapes {sizes}"
+        ) from None
+    return Coordinates(h, c, noise), centre, spread
