@@ -1,0 +1,355 @@
+"""How well loss-curve laws predict published runs that they were not fitted to; `riverval.law_trials` says which.
+
+The final loss of the lr-scheduling runs is measured on more data than the running one and differs by an offset. It is
+estimated from the curves that a trial was fitted to (or transferred on): the final loss minus the last running loss,
+less the change that the law predicts between the two, and the mean over the curves. A law sees running losses only.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from . import store
+from ._checks import pick
+from ._typing import ArrayLike, FloatArray
+from .curves import Curve
+from .errors import InputError, RivervalError
+from .law_trials import PROTOCOLS, SHORT, Tell, Trial, list_trials
+
+__all__ = ["COLUMNS", "Score", "check_out", "rows_of", "score_laws", "summaries", "write_scores"]
+
+# What a fit may end with on data that a law is not made for.
+_FAILURES = (RivervalError, ArithmeticError, ValueError, RuntimeError)
+
+
+class Predicted(Protocol):
+    """What a law predicts: losses with the ends of their 95 % interval."""
+
+    @property
+    def loss(self) -> FloatArray: ...
+    @property
+    def low(self) -> FloatArray: ...
+    @property
+    def high(self) -> FloatArray: ...
+
+
+class Fitted(Protocol):
+    """A law with its parameters, as `riverval.laws.fit_law` returns it."""
+
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
+    def predict(self, schedule: Any, steps: Any = None) -> Predicted: ...
+
+
+Fit = Callable[[str, Sequence[Curve]], Fitted]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How well a law did on one target, or on several (`group` is then "all", "cooldowns", "c<=0.4" or "cosine").
+
+    Attributes:
+        group: what `target` is: "curve" for a single one.
+        target: name of the curve; how many there are of several.
+        count: measured losses, or targets where there are several.
+        mae: mean absolute error; over several targets the mean of theirs.
+        r2: share of the variance of the losses along a curve that is predicted, and its mean over several curves; for
+            final losses over all of them; nan for a single one.
+        worst: largest absolute error.
+        end: predicted minus measured loss at the end; over several targets the mean of theirs.
+        inside: share of the losses within the law's 95 % interval.
+        offset, offset_spread: from the running to the final loss, and the largest difference between its estimates.
+        seconds: time of the fit.
+        note: what the fit said, or why there is none.
+    """
+
+    protocol: str
+    data: str
+    law: str
+    parameters: int = 0
+    fitted_on: str = ""
+    group: str = "all"
+    target: str = ""
+    count: int = 0
+    mae: float = math.nan
+    r2: float = math.nan
+    worst: float = math.nan
+    end: float = math.nan
+    inside: float = math.nan
+    offset: float = math.nan
+    offset_spread: float = math.nan
+    seconds: float = math.nan
+    note: str = ""
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+def score_laws(
+    curves: Sequence[Curve],
+    laws: Sequence[str] | None = None,
+    protocols: Sequence[str] | None = None,
+    *,
+    fit: Fit | None = None,
+    tell: Tell | None = None,
+) -> list[Score]:
+    """Fit laws and hold their predictions against the curves.
+
+    Args:
+        curves: the published curves.
+        laws: names; all of `riverval.laws.LAWS` if None.
+        protocols: keys of `PROTOCOLS`; all if None.
+        fit: called with a name and the training curves; `riverval.laws.fit_law` if None.
+        tell: called with a line of progress now and then.
+
+    Returns:
+        For each law and trial a score over all targets, over the kinds of them, and of each. A law that cannot be
+        fitted has one, whose note says why.
+
+    Raises:
+        InputError: an unknown law or protocol, or curves that allow no trial.
+    """
+    if fit is None:
+        from .laws import LAWS, fit_law
+
+        fit = fit_law
+        laws = list(LAWS) if laws is None else list(laws)
+        for name in laws:
+            pick("law", name, LAWS)
+    trials = list_trials(curves, protocols, tell=tell)
+    scores = []
+    for law in laws or ():
+        fits: dict[tuple[str, ...], _Attempt] = {}
+        for trial in trials:
+            key = tuple(curve.name for curve in trial.train)
+            if key not in fits:
+                fits[key] = _attempt(partial(fit, law, trial.train))
+            told = list(_score(trial, law, fits[key]))
+            scores += told
+            if tell:
+                tell(f"protocol {trial.protocol}, {trial.data}: {law}: {told[0].note or f'MAE {told[0].mae:.4f}'}")
+    return scores
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """What a call came to: its result, or why there is none."""
+
+    result: Any
+    why: str
+    seconds: float
+
+
+def _attempt(call: Callable[[], Any]) -> _Attempt:
+    start = time.perf_counter()
+    result, why = None, ""
+    try:
+        result = call()
+    except _FAILURES as error:
+        why = str(error) if isinstance(error, RivervalError) else f"{type(error).__name__}: {error}"
+    return _Attempt(result, why, time.perf_counter() - start)
+
+
+def _score(trial: Trial, law: str, fitted: _Attempt) -> Iterator[Score]:
+    known: dict[str, Any] = {
+        "protocol": trial.protocol, "data": trial.data, "law": law, "seconds": fitted.seconds,
+        "fitted_on": ", ".join(curve.name for curve in trial.train),
+    }  # fmt: skip
+    if trial.refit:
+        known["fitted_on"] += "; transferred on " + ", ".join(curve.name for curve in trial.refit)
+    if fitted.why:
+        yield Score(**known, note=f"not fitted: {fitted.why}")
+        return
+    model, notes = fitted.result, list(fitted.result.notes)
+    known["parameters"] = len(model.parameters)
+    if trial.refit and not hasattr(model, "transfer"):
+        notes.append("offers no transfer: predicts as fitted")
+    elif trial.refit:
+        moved = _attempt(partial(model.transfer, trial.refit))
+        if moved.why:
+            yield Score(**known, note=f"not transferred: {moved.why}")
+            return
+        model = moved.result
+    known["note"] = "; ".join(notes)
+    done = _attempt(partial(_errors, trial, model))
+    if done.why:
+        yield Score(**{**known, "note": f"no prediction: {done.why}"})
+        return
+    yield from _tabulate(trial, known, done.result)
+
+
+@dataclass(frozen=True)
+class _Errors:
+    """Predicted minus measured losses of one target, and what they are judged by."""
+
+    target: Curve
+    error: FloatArray
+    measured: FloatArray
+    inside: FloatArray
+    offsets: list[float] = field(default_factory=list)
+
+
+def _errors(trial: Trial, model: Fitted) -> list[_Errors]:
+    offsets = _offsets(model, trial.refit or trial.train) if trial.ends else []
+    if trial.ends and not offsets:
+        raise InputError("no training run has a final loss, so the offset from the running loss is unknown")
+    shift = float(np.mean(offsets)) if offsets else 0.0
+    out = []
+    for target in trial.targets:
+        steps: ArrayLike = [target.total] if trial.ends else target.steps
+        measured = np.array([target.final_loss]) if trial.ends else target.loss
+        p = model.predict(target.lr, steps)
+        error = np.asarray(p.loss, dtype=np.float64) + shift - measured
+        if not np.isfinite(error).all():
+            raise InputError(f"predicts a loss that is not finite for {target.name}")
+        inside = (np.asarray(p.low) + shift <= measured) & (measured <= np.asarray(p.high) + shift)
+        out.append(_Errors(target, error, measured, inside.astype(np.float64), offsets))
+    return out
+
+
+def _offsets(model: Fitted, curves: Sequence[Curve]) -> list[float]:
+    """Final minus last running loss, less the change that the law predicts in between, of each curve that has both."""
+    out = []
+    for curve in curves:
+        if curve.final_loss is not None:
+            last = int(curve.steps[-1])
+            states = [last, curve.total] if last < curve.total else [curve.total]
+            p = np.asarray(model.predict(curve.lr, states).loss, dtype=np.float64)
+            out.append(float(curve.final_loss - curve.loss[-1] - (p[-1] - p[0])))
+    return out
+
+
+def _tabulate(trial: Trial, known: dict[str, Any], errors: list[_Errors]) -> Iterator[Score]:
+    offsets = errors[0].offsets
+    if offsets:
+        known |= {"offset": float(np.mean(offsets)), "offset_spread": max(offsets) - min(offsets)}
+    singles = [_single(known, e) for e in errors]
+    for group, belongs in _GROUPS.items():
+        if (belongs is None) or trial.ends:
+            members = [k for k, e in enumerate(errors) if belongs is None or belongs(e.target)]
+            if members:
+                yield _joint(known, group, [singles[k] for k in members], [errors[k] for k in members], trial.ends)
+    yield from singles
+
+
+def _is_cooldown(curve: Curve) -> bool:
+    return curve.facts.get("cooldown") is not None
+
+
+# Kinds of runs whose final losses are also scored together.
+_GROUPS: dict[str, Callable[[Curve], bool] | None] = {
+    "all": None,
+    "cooldowns": _is_cooldown,
+    f"c<={SHORT:g}": lambda curve: _is_cooldown(curve) and curve.facts["cooldown"] <= SHORT,
+    "cosine": lambda curve: curve.facts["shape"] == "cosine",
+}
+
+
+def _single(known: dict[str, Any], e: _Errors) -> Score:
+    size = np.abs(e.error)
+    return Score(
+        **known, group="curve", target=e.target.name, count=size.size, mae=float(size.mean()), worst=float(size.max()),
+        r2=_r2(e.error, e.measured), end=float(e.error[-1]), inside=float(e.inside.mean()),
+    )  # fmt: skip
+
+
+def _joint(known: dict[str, Any], group: str, parts: list[Score], errors: list[_Errors], ends: bool) -> Score:
+    ends_r2 = _r2(np.concatenate([e.error for e in errors]), np.concatenate([e.measured for e in errors]))
+    return Score(
+        **known, group=group, target=f"{len(parts)} curves", count=len(parts),
+        mae=float(np.mean([s.mae for s in parts])), worst=max(s.worst for s in parts),
+        r2=ends_r2 if ends else float(np.mean([s.r2 for s in parts])), end=float(np.mean([s.end for s in parts])),
+        inside=float(np.mean([s.inside for s in parts])),
+    )  # fmt: skip
+
+
+def _r2(error: FloatArray, measured: FloatArray) -> float:
+    spread = float(np.sum((measured - measured.mean()) ** 2))
+    return 1.0 - float(np.sum(error**2)) / spread if spread > 0 else math.nan
+
+
+def summaries(scores: Sequence[Score]) -> list[Score]:
+    """The scores over several targets, and the notes of what failed."""
+    return [score for score in scores if score.group != "curve"]
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+COLUMNS = ("data", "targets", "law", "parameters", "mean MAE", "R2", "worst", "end", "in 95 %", "note")
+"""Header of `rows_of`."""
+
+
+def rows_of(scores: Sequence[Score]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """The summaries among the scores as words under `COLUMNS`, laws side by side, and the notes that they number."""
+    shown = summaries(scores)
+    data, groups = list(dict.fromkeys(s.data for s in shown)), list(_GROUPS)
+    notes = list(dict.fromkeys(s.note for s in shown if s.note))
+    rows: list[tuple[str, ...]] = [
+        (s.data, f"{s.group} ({s.count})", s.law, str(s.parameters or "-"), _told(s.mae, ".4f"), _told(s.r2, ".4f"),
+         _told(s.worst, ".4f"), _told(s.end, "+.4f"), _told(s.inside, ".2f"),
+         str(notes.index(s.note) + 1) if s.note else "-")
+        for s in sorted(shown, key=lambda s: (data.index(s.data), groups.index(s.group)))
+    ]  # fmt: skip
+    return rows, notes
+
+
+def _told(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
+
+
+def check_out(path: Path, *, overwrite: bool = False) -> None:
+    """Refuse a file that `write_scores` would, which a caller wants to know before the fits are made.
+
+    Raises:
+        InputError: another kind of file, or a file that exists where `overwrite` is False.
+    """
+    if path.suffix not in (".csv", ".md"):
+        raise InputError(f"scores are written to a file that ends in .csv or .md, got {path}")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists; choose another path, or allow overwriting")
+
+
+def write_scores(path: str | Path, scores: Sequence[Score], *, overwrite: bool = False) -> Path:
+    """Write all scores as .csv, or the tables of the summaries as .md.
+
+    Raises:
+        InputError: another kind of file, or a file that exists where `overwrite` is False.
+        StoreError: it cannot be written.
+    """
+    path = Path(path)
+    check_out(path, overwrite=overwrite)
+    if path.suffix == ".csv":
+        rows = [asdict(score) for score in scores]
+        return store.write_csv(path, {f.name: [row[f.name] for row in rows] for f in fields(Score)})
+    text = "\n\n".join(_markdown(name, scores) for name in PROTOCOLS if any(s.protocol == name for s in scores))
+    return store.write_aside(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+
+
+def _markdown(protocol: str, scores: Sequence[Score]) -> str:
+    of = [score for score in scores if score.protocol == protocol]
+    rows, notes = rows_of(of)
+    parts = [f"## Protocol {protocol}: {PROTOCOLS[protocol]}", _markdown_table(COLUMNS, rows)]
+    along = [s for s in of if s.group == "curve" and s.count > 1]
+    if along:  # whole curves, of which there are few
+        laws = list(dict.fromkeys(s.law for s in along))
+        cells = {(s.data, s.target, s.law): f"{s.mae:.4f} ({s.end:+.4f})" for s in along}
+        targets = list(dict.fromkeys((s.data, s.target) for s in along))
+        each = [(*target, *(cells.get((*target, law), "-") for law in laws)) for target in targets]
+        parts += ["MAE (error at the end) on each curve:", _markdown_table(("data", "curve", *laws), each)]
+    if notes:
+        parts.append("\n".join(f"{k}. {note}" for k, note in enumerate(notes, start=1)))
+    return "\n\n".join(parts)
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in line) + " |" for line in lines
+    )
