@@ -23,6 +23,7 @@ COMMANDS = {
     ),
     "real": ("riverval.experiments.cli", "app", "Train a real CNN or language model and measure its trajectory."),
     "schedule": ("riverval.commands", "schedule_app", "Print, plot and export learning-rate schedules."),
+    "law": ("riverval.commands_law", "law_app", "Fit loss-curve laws, score them on published runs, plan with them."),
     "show": ("riverval.commands", "show_app", "Summarise a dataset file or a run folder."),
     "compare": ("riverval.commands", "compare_app", "Put runs side by side on one HTML page."),
     "demo": ("riverval.commands", "demo_app", "Run a toy, a CNN and a language model, and compare them."),

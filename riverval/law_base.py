@@ -10,6 +10,7 @@ columns X follow from the schedule; `riverval.law_fitting` does the rest. S_n = 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -56,10 +57,11 @@ class Theta:
         return float(np.log(value if self.scale == "log" else 1.0 - value))
 
     def value(self, search: float) -> float:
-        """The value at a coordinate."""
-        if self.scale == "linear":
-            return float(search)
-        return float(np.exp(search) if self.scale == "log" else -np.expm1(search))
+        """The value at a coordinate; at the coordinate of an end of the range, that end without rounding."""
+        value = float(search)
+        if self.scale != "linear":
+            value = float(np.exp(search) if self.scale == "log" else -np.expm1(search))
+        return next((end for end in (self.low, self.high) if math.isclose(value, end, rel_tol=1e-12)), value)
 
     def slope(self, search: float) -> float:
         """d value / d search."""
@@ -226,3 +228,14 @@ def exponential_rates(track: Track, spacing: float) -> FloatArray:
     first = np.floor(np.log(1e-4 / span) / spacing)
     last = np.ceil(np.log(30.0 / track.lr[moves(track.lr)].min()) / spacing)
     return np.append(0.0, np.exp(spacing * np.arange(first, last + 1)))
+
+
+_POINTS = 1000  # states of a prediction for which none are asked
+
+
+def even_steps(total: int) -> IntArray:
+    """At most `_POINTS` states that are evenly spaced and end at the last."""
+    if not total:
+        raise InputError("a schedule needs at least one update, got none")
+    count = min(total, _POINTS)
+    return np.arange(1, count + 1) * total // count

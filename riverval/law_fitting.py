@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,20 @@ _DISTINCT = 0.05  # minima this far apart in a search coordinate are different o
 _WITHIN = 0.01  # costs that differ by less than this share are equal within noise
 _DIFFERENCE = 1e-5  # of search coordinates, for slopes
 _TOUCHED = 1e-6  # a share of the loss; a coefficient that adds less lies on its bound 0
+
+
+def without_start(curves: Sequence[Curve], skip: float) -> tuple[list[Curve], list[str]]:
+    """The curves without their points before `skip` of the largest cumulative rate; notes on those that lie before."""
+    times = [np.cumsum(c.lr)[c.steps - 1] for c in curves]
+    first = skip * max((S[-1] for S in times), default=0.0)
+    kept, notes = [], []
+    for curve, S in zip(curves, times, strict=True):
+        late = first <= S
+        if late.any():
+            kept.append(replace(curve, steps=curve.steps[late], loss=curve.loss[late]))
+        else:
+            notes.append(f"curve {curve.name!r} was left out: it ends within the first {skip:.0%} of cumulative rate")
+    return kept, notes
 
 
 @dataclass(frozen=True, eq=False)

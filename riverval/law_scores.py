@@ -10,24 +10,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from . import store
 from ._checks import pick
 from ._typing import ArrayLike, FloatArray
 from .curves import Curve
 from .errors import InputError, RivervalError
-from .law_trials import PROTOCOLS, SHORT, Tell, Trial, list_trials
+from .law_known import PUBLISHED
+from .law_trials import SHORT, Tell, Trial, list_trials
+from .laws import LAWS, NORMAL, fit_law, known_law
 
-__all__ = ["COLUMNS", "Score", "check_out", "rows_of", "score_laws", "summaries", "write_scores"]
+__all__ = ["SHORT_COOLDOWNS", "Score", "score_laws", "summaries"]
 
 # What a fit may end with on data that a law is not made for.
 _FAILURES = (RivervalError, ArithmeticError, ValueError, RuntimeError)
+_MULTI_POWER = "multi-power"
+SHORT_COOLDOWNS = f"c<={SHORT:g}"
+"""Group of the cooldowns of at most that share of the run."""
 
 
 class Predicted(Protocol):
@@ -59,6 +62,8 @@ class Score:
     """How well a law did on one target, or on several (`group` is then "all", "cooldowns", "c<=0.4" or "cosine").
 
     Attributes:
+        parameters: how many were fitted.
+        given: how many were taken as published.
         group: what `target` is: "curve" for a single one.
         target: name of the curve; how many there are of several.
         count: measured losses, or targets where there are several.
@@ -67,7 +72,7 @@ class Score:
             final losses over all of them; nan for a single one.
         worst: largest absolute error.
         end: predicted minus measured loss at the end; over several targets the mean of theirs.
-        inside: share of the losses within the law's 95 % interval.
+        inside: share of the losses within the law's 95 % interval; nan where it has none.
         offset, offset_spread: from the running to the final loss, and the largest difference between its estimates.
         seconds: time of the fit.
         note: what the fit said, or why there is none.
@@ -77,6 +82,7 @@ class Score:
     data: str
     law: str
     parameters: int = 0
+    given: int = 0
     fitted_on: str = ""
     group: str = "all"
     target: str = ""
@@ -112,14 +118,13 @@ def score_laws(
 
     Returns:
         For each law and trial a score over all targets, over the kinds of them, and of each. A law that cannot be
-        fitted has one, whose note says why.
+        fitted has one, whose note says why. With the multi-power law comes, in protocol M, the same law with the
+        published parameters of the size, under the name "multi-power, published".
 
     Raises:
         InputError: an unknown law or protocol, or curves that allow no trial.
     """
     if fit is None:
-        from .laws import LAWS, fit_law
-
         fit = fit_law
         laws = list(LAWS) if laws is None else list(laws)
         for name in laws:
@@ -136,7 +141,18 @@ def score_laws(
             scores += told
             if tell:
                 tell(f"protocol {trial.protocol}, {trial.data}: {law}: {told[0].note or f'MAE {told[0].mae:.4f}'}")
+        if law == _MULTI_POWER:
+            scores += _published(trials)
     return scores
+
+
+def _published(trials: Sequence[Trial]) -> Iterator[Score]:
+    """Of protocol M with the parameters that were published with its curves."""
+    for trial in trials:
+        if trial.protocol == "M" and trial.data in PUBLISHED:
+            law = known_law(_MULTI_POWER, PUBLISHED[trial.data])
+            told = _score(trial, f"{_MULTI_POWER}, published", _Attempt(law, "", math.nan))
+            yield from (replace(s, parameters=0, given=s.parameters, fitted_on="as published") for s in told)
 
 
 @dataclass(frozen=True)
@@ -201,7 +217,7 @@ def _errors(trial: Trial, model: Fitted) -> list[_Errors]:
     offsets = _offsets(model, trial.refit or trial.train) if trial.ends else []
     if trial.ends and not offsets:
         raise InputError("no training run has a final loss, so the offset from the running loss is unknown")
-    shift = float(np.mean(offsets)) if offsets else 0.0
+    shift, unsure = _offset(offsets)
     out = []
     for target in trial.targets:
         steps: ArrayLike = [target.total] if trial.ends else target.steps
@@ -210,9 +226,25 @@ def _errors(trial: Trial, model: Fitted) -> list[_Errors]:
         error = np.asarray(p.loss, dtype=np.float64) + shift - measured
         if not np.isfinite(error).all():
             raise InputError(f"predicts a loss that is not finite for {target.name}")
-        inside = (np.asarray(p.low) + shift <= measured) & (measured <= np.asarray(p.high) + shift)
-        out.append(_Errors(target, error, measured, inside.astype(np.float64), offsets))
+        out.append(_Errors(target, error, measured, _within(p, error, unsure), offsets))
     return out
+
+
+def _offset(offsets: Sequence[float]) -> tuple[float, float]:
+    """The offset of a run that was not seen, and half of its 95 % interval: runs vary, and so does the mean of a few.
+
+    One estimate does not tell how runs vary, and adds nothing to the interval.
+    """
+    if len(offsets) < 2:
+        return (offsets[0] if offsets else 0.0), 0.0
+    return float(np.mean(offsets)), NORMAL * float(np.std(offsets, ddof=1)) * math.sqrt(1.0 + 1.0 / len(offsets))
+
+
+def _within(p: Predicted, error: FloatArray, unsure: float) -> FloatArray:
+    """1 for each loss within the interval widened by `unsure`, 0 outside, nan without an interval."""
+    loss, low, high = (np.asarray(v, dtype=np.float64) for v in (p.loss, p.low, p.high))
+    inside = (-np.hypot(high - loss, unsure) <= error) & (error <= np.hypot(loss - low, unsure))
+    return np.where(np.isnan(low) | np.isnan(high), np.nan, inside.astype(np.float64))
 
 
 def _offsets(model: Fitted, curves: Sequence[Curve]) -> list[float]:
@@ -248,7 +280,7 @@ def _is_cooldown(curve: Curve) -> bool:
 _GROUPS: dict[str, Callable[[Curve], bool] | None] = {
     "all": None,
     "cooldowns": _is_cooldown,
-    f"c<={SHORT:g}": lambda curve: _is_cooldown(curve) and curve.facts["cooldown"] <= SHORT,
+    SHORT_COOLDOWNS: lambda curve: _is_cooldown(curve) and curve.facts["cooldown"] <= SHORT,
     "cosine": lambda curve: curve.facts["shape"] == "cosine",
 }
 
@@ -279,77 +311,3 @@ def _r2(error: FloatArray, measured: FloatArray) -> float:
 def summaries(scores: Sequence[Score]) -> list[Score]:
     """The scores over several targets, and the notes of what failed."""
     return [score for score in scores if score.group != "curve"]
-
-
-# --- tables ----------------------------------------------------------------------------------------------------------
-COLUMNS = ("data", "targets", "law", "parameters", "mean MAE", "R2", "worst", "end", "in 95 %", "note")
-"""Header of `rows_of`."""
-
-
-def rows_of(scores: Sequence[Score]) -> tuple[list[tuple[str, ...]], list[str]]:
-    """The summaries among the scores as words under `COLUMNS`, laws side by side, and the notes that they number."""
-    shown = summaries(scores)
-    data, groups = list(dict.fromkeys(s.data for s in shown)), list(_GROUPS)
-    notes = list(dict.fromkeys(s.note for s in shown if s.note))
-    rows: list[tuple[str, ...]] = [
-        (s.data, f"{s.group} ({s.count})", s.law, str(s.parameters or "-"), _told(s.mae, ".4f"), _told(s.r2, ".4f"),
-         _told(s.worst, ".4f"), _told(s.end, "+.4f"), _told(s.inside, ".2f"),
-         str(notes.index(s.note) + 1) if s.note else "-")
-        for s in sorted(shown, key=lambda s: (data.index(s.data), groups.index(s.group)))
-    ]  # fmt: skip
-    return rows, notes
-
-
-def _told(value: float, form: str) -> str:
-    return "-" if math.isnan(value) else format(value, form)
-
-
-def check_out(path: Path, *, overwrite: bool = False) -> None:
-    """Refuse a file that `write_scores` would, which a caller wants to know before the fits are made.
-
-    Raises:
-        InputError: another kind of file, or a file that exists where `overwrite` is False.
-    """
-    if path.suffix not in (".csv", ".md"):
-        raise InputError(f"scores are written to a file that ends in .csv or .md, got {path}")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists; choose another path, or allow overwriting")
-
-
-def write_scores(path: str | Path, scores: Sequence[Score], *, overwrite: bool = False) -> Path:
-    """Write all scores as .csv, or the tables of the summaries as .md.
-
-    Raises:
-        InputError: another kind of file, or a file that exists where `overwrite` is False.
-        StoreError: it cannot be written.
-    """
-    path = Path(path)
-    check_out(path, overwrite=overwrite)
-    if path.suffix == ".csv":
-        rows = [asdict(score) for score in scores]
-        return store.write_csv(path, {f.name: [row[f.name] for row in rows] for f in fields(Score)})
-    text = "\n\n".join(_markdown(name, scores) for name in PROTOCOLS if any(s.protocol == name for s in scores))
-    return store.write_aside(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
-
-
-def _markdown(protocol: str, scores: Sequence[Score]) -> str:
-    of = [score for score in scores if score.protocol == protocol]
-    rows, notes = rows_of(of)
-    parts = [f"## Protocol {protocol}: {PROTOCOLS[protocol]}", _markdown_table(COLUMNS, rows)]
-    along = [s for s in of if s.group == "curve" and s.count > 1]
-    if along:  # whole curves, of which there are few
-        laws = list(dict.fromkeys(s.law for s in along))
-        cells = {(s.data, s.target, s.law): f"{s.mae:.4f} ({s.end:+.4f})" for s in along}
-        targets = list(dict.fromkeys((s.data, s.target) for s in along))
-        each = [(*target, *(cells.get((*target, law), "-") for law in laws)) for target in targets]
-        parts += ["MAE (error at the end) on each curve:", _markdown_table(("data", "curve", *laws), each)]
-    if notes:
-        parts.append("\n".join(f"{k}. {note}" for k, note in enumerate(notes, start=1)))
-    return "\n\n".join(parts)
-
-
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in line) + " |" for line in lines
-    )

@@ -120,8 +120,7 @@ def _grid_trials(curves: Sequence[Curve], tell: Tell) -> list[Trial]:
     for curve in curves:
         facts = curve.facts
         if facts.get("format") == "lr-scheduling":
-            model = " ".join(filter(None, [facts.get("size"), facts.get("dataset")]))
-            groups.setdefault((model, facts["peak_lr"]), []).append(curve)
+            groups.setdefault((_model(curve, curves), facts["peak_lr"]), []).append(curve)
     parts = {}
     for key in sorted(groups):
         chosen = _training_runs(groups[key])
@@ -141,6 +140,13 @@ def _grid_trials(curves: Sequence[Curve], tell: Tell) -> list[Trial]:
             trial = Trial(protocol="C", data=data, train=parts[a][0], targets=parts[b][1], ends=True)
             out += [trial, replace(trial, data=f"{data}, transferred", refit=parts[b][0][:1])]
     return out
+
+
+def _model(curve: Curve, curves: Sequence[Curve]) -> str:
+    """Its size, and the data it was trained on where the size was trained on several."""
+    size = curve.facts.get("size")
+    several = len({c.facts.get("dataset") for c in curves if c.facts.get("size") == size}) > 1
+    return " ".join(filter(None, [size, curve.facts.get("dataset") if several else None]))
 
 
 def _training_runs(group: Sequence[Curve]) -> tuple[Curve, Curve] | None:

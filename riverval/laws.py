@@ -22,9 +22,9 @@ from ._checks import check_int, check_number, check_options, pick
 from ._schedule import Schedule, rates_of
 from ._typing import ArrayLike, FloatArray, IntArray
 from .errors import InputError, StoreError
-from .law_base import LAWS, Law, Track
+from .law_base import LAWS, Law, Track, even_steps
 from .law_errors import errors_of, left_out
-from .law_fitting import Problem, fit
+from .law_fitting import Problem, fit, without_start
 
 if TYPE_CHECKING:
     from .curves import Curve
@@ -42,7 +42,6 @@ INTERVALS = {
 }
 
 _FORMAT = "riverval law 1"
-_POINTS = 1000  # states of a prediction for which none are asked
 NORMAL = 1.959963984540054
 """Half of the width of a 95 % interval, in standard deviations."""
 
@@ -117,7 +116,7 @@ class FittedLaw:
         Raises:
             InputError: a bad schedule or bad steps, or states at which the law has no value.
         """
-        track = Track.of(rates := rates_of(schedule), _even_steps(rates.size) if steps is None else steps)
+        track = Track.of(rates := rates_of(schedule), even_steps(rates.size) if steps is None else steps)
         prepared = self.law.prepare(track)
         c, theta = self.law.split(self.values)
         X = self.law.columns(prepared, theta)
@@ -313,7 +312,7 @@ def _fit(
     seed: int = 0,
 ) -> FittedLaw:
     pick("interval", interval, INTERVALS)
-    curves, early = _without_start(curves, check_number("skip", skip, low=0.0, high=0.9))
+    curves, early = without_start(curves, check_number("skip", skip, low=0.0, high=0.9))
     problem = Problem.of(law, curves, fixed=fixed, weighting=weighting)
     best, notes = fit(problem, seed=seed)
     values = dict(fixed)
@@ -336,20 +335,6 @@ def _fit(
     )
 
 
-def _without_start(curves: Sequence[Curve], skip: float) -> tuple[list[Curve], list[str]]:
-    """The curves without their points before `skip` of the largest cumulative rate; notes on those that lie before."""
-    times = [np.cumsum(c.lr)[c.steps - 1] for c in curves]
-    first = skip * max((S[-1] for S in times), default=0.0)
-    kept, notes = [], []
-    for curve, S in zip(curves, times, strict=True):
-        late = first <= S
-        if late.any():
-            kept.append(replace(curve, steps=curve.steps[late], loss=curve.loss[late]))
-        else:
-            notes.append(f"curve {curve.name!r} was left out: it ends within the first {skip:.0%} of cumulative rate")
-    return kept, notes
-
-
 def _seen(curves: Sequence[Curve]) -> dict[str, Any]:
     """What a plan must know of the fitted schedules, with rates to the six digits that logs have."""
     peaks = [float(c.lr.max()) for c in curves]
@@ -363,13 +348,6 @@ def _seen(curves: Sequence[Curve]) -> dict[str, Any]:
 
 def _rms(values: FloatArray) -> float:
     return float(np.sqrt(np.mean(values**2)))
-
-
-def _even_steps(total: int) -> IntArray:
-    if not total:
-        raise InputError("a schedule needs at least one update, got none")
-    count = min(total, _POINTS)
-    return np.arange(1, count + 1) * total // count
 
 
 def _plain(number: float) -> float | None:

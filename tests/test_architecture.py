@@ -23,14 +23,17 @@ LAYERS: dict[int, str] = {
     0: "riverval errors _typing _checks _arrays _format _registry _budgets _vectors",
     1: "shapes segments _schedule schedules _variables schema _lanczos _search critical spectra traces "
     "_blocks pca nulls null_directions trajectory sketches batched_losses landscape hessian "
-    "directions valley sections batch_statistics _untouched _parameters model_loss operators preconditioners allocator",
+    "directions valley sections batch_statistics _untouched _parameters model_loss operators preconditioners allocator "
+    "relaxation",
     2: "provenance store recorder observer diagnostics landscape_data laws bounds "
-    "_phases _cadence _updates _watching _plan _prober _closing theory theory_decay theory_runs theory_paths",
-    3: "compare forecast",
+    "_phases _cadence _updates _watching _plan _prober _closing theory theory_decay theory_runs theory_paths "
+    "_moment_steps theory_moments "
+    "law_base law_fitting law_errors law_known law_valley curves curve_files",
+    3: "compare forecast law_trials law_scores law_tables law_plan law_files",
     4: "toy.* experiments.*",
     5: "console plots plots_bigram plots_toy report plots_instruments plots_observer plots_panels plots_real "
-    "plots_real_studies plots_branches plots_gaps",
-    6: "__main__ cli cli_options commands demo experiments.cli experiments.cli_runs experiments.cli_study "
+    "plots_real_studies plots_branches plots_gaps plots_laws",
+    6: "__main__ cli cli_options commands commands_law demo experiments.cli experiments.cli_runs experiments.cli_study "
     "toy.cli toy.cli_bigram toy.cli_check toy.cli_keep toy.cli_study",
 }
 
@@ -38,7 +41,7 @@ LAYERS: dict[int, str] = {
 CONFINED: dict[str, tuple[str, str]] = {
     "matplotlib": (
         "plots plots_bigram plots_toy plots_instruments plots_observer plots_panels plots_real plots_real_studies "
-        "plots_branches plots_gaps report",
+        "plots_branches plots_gaps plots_laws report",
         "",
     ),
     "sympy": ("toy.*", ""),
@@ -51,7 +54,7 @@ CONFINED: dict[str, tuple[str, str]] = {
     "transformers": ("experiments.*", ""),
     "rich": ("console", ""),
     "typer": (
-        "cli cli_options commands toy.cli toy.cli_bigram toy.cli_check toy.cli_study experiments.cli "
+        "cli cli_options commands commands_law toy.cli toy.cli_bigram toy.cli_check toy.cli_study experiments.cli "
         "experiments.cli_runs experiments.cli_study",
         "",
     ),

@@ -13,7 +13,7 @@ from riverval.errors import InputError
 from riverval.law_base import Theta
 from riverval.law_errors import correlation_time
 from riverval.law_fitting import HUBER, huber_cost, huber_weight
-from riverval.laws import fit_law
+from riverval.laws import LAWS, fit_law
 
 from .made_laws import PEAK, VALUES, known, made_curves, rates
 
@@ -148,3 +148,10 @@ def test_bad_input():
         fit_law("noise-floor", short, fixed=VALUES["noise-floor"])
     with pytest.raises(InputError, match="takes no option 'Q'"):
         fit_law("noise-floor", short, fixed={"Q": 1.0})
+
+
+@pytest.mark.parametrize("law", sorted(LAWS))
+def test_the_ends_of_a_range_are_met_without_rounding(law):
+    for theta in LAWS[law].thetas:
+        for end in (theta.low, theta.high):
+            assert theta.value(theta.search(end)) == end
