@@ -30,7 +30,7 @@ author = "The riverval developers"
 version = release = riverval.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-exclude_patterns = ["_build", "speed-table.md", "instruments-speed-table.md"]
+exclude_patterns = ["_build", "speed-table.md", "instruments-speed-table.md", "laws-scores-table.md"]
 default_role = "literal"  # a name between single backticks is code
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

@@ -63,6 +63,9 @@ def fit(
     ] = 0.05,
     warmup: Annotated[int | None, typer.Option(help="Updates of a linear warmup that the CSV files leave out.")] = None,
     peak_lr: Annotated[float | None, typer.Option(help="The rate after that warmup, if not the first row's.")] = None,
+    column_step: Annotated[str | None, typer.Option(help="Column of the updates made, if not step.")] = None,
+    column_lr: Annotated[str | None, typer.Option(help="Column of the rate, if not lr.")] = None,
+    column_loss: Annotated[str | None, typer.Option(help="Column of the loss to fit, if not loss.")] = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Sort rows, drop duplicates and losses that are not finite, and say so.")
     ] = False,
@@ -75,14 +78,17 @@ def fit(
     if out is not None:
         check_ending(out, (".json",), "a fitted law")
         _refuse_existing([out, out.with_suffix(".png")], overwrite)
-    chosen = _named(read_curves(curves, warmup=warmup, peak_lr=peak_lr, repair=repair), curves_named)
-    for curve in chosen:
-        if curve.notes:
-            _tell(f"{curve.name}: {'; '.join(curve.notes)}")
+    named = {"step": column_step, "lr": column_lr, "loss": column_loss}
+    columns = {name: given for name, given in named.items() if given is not None}
+    found = read_curves(curves, warmup=warmup, peak_lr=peak_lr, repair=repair, columns=columns or None)
+    chosen = _named(found, curves_named)
     given = cli_options.parse_pairs("--option", option)
     options: dict[str, Any] = {name: None if value == "none" else value for name, value in given.items()}
     check_options(f"the law {law!r}", options, make_law(law).options())
     fitted = fit_law(law, chosen, weighting=weighting, skip=skip, **options)
+    for curve in chosen:
+        if curve.notes:
+            _tell(f"{curve.name}: {'; '.join(curve.notes)}")
     _show_fit(fitted, chosen)
     if out is not None:
         from . import plots, plots_laws
@@ -224,10 +230,10 @@ def plan(
 
 
 def _show_plan(found: Plan) -> None:
-    best = found.best
+    best, all_of_them = found.best, _plans(len(found.candidates))
     say(
-        f"{found.law}: {found.steps} updates, warmup {found.warmup}; the best of {len(found.candidates)} plans is base "
-        f"rate {best.peak_lr:g}, {best.shape} cooldown of {best.fraction:.3g} of the run, from update {best.start} on"
+        f"{found.law}: {found.steps} updates, warmup {found.warmup}; the best of {all_of_them} is base rate "
+        f"{best.peak_lr:g}, {best.shape} cooldown of {best.fraction:.3g} of the run, from update {best.start} on"
     )
     say(f"final loss {best.loss:.4f}" + (f", 95 % {_interval(found.low, found.high)}" if found.low > 0 else ""))
     header = ("base lr", "shape", "cooldown", "from update", "final loss", "minus the best", "told apart")
@@ -242,8 +248,8 @@ def _show_plan(found: Plan) -> None:
         say(f"  {shape}: cooldown {_range(shares)}, base rate {_range(rates)}")
     near = sum(c.difference <= found.missed for c in found.candidates)
     say(
-        f"the law missed what it was not fitted to by {found.missed:.4f}; {near} plans are within that of the best, "
-        f"where the order rests on its form"
+        f"the law missed what it was not fitted to by {found.missed:.4f}; within that of the best, where the order "
+        f"rests on its form: {_plans(near)}"
     )
 
 
@@ -251,6 +257,10 @@ def _row(c: Candidate) -> tuple[str, ...]:
     apart = f"{c.difference:+.4f}" + ("" if math.isnan(c.half) else f" ± {c.half:.4f}")
     told = "best" if not c.difference else "-" if math.isnan(c.half) else "no" if c.alike else "yes"
     return f"{c.peak_lr:g}", c.shape, f"{c.fraction:.3g}", str(c.start), f"{c.loss:.4f}", apart, told
+
+
+def _plans(count: int) -> str:
+    return f"{count} plan{'s' * (count != 1)}"
 
 
 def _range(values: list[float]) -> str:

@@ -10,14 +10,12 @@
   A cooldown's log starts where it was resumed, so its losses cover only that part. `loss` is the running validation
   loss; `final_loss` was measured after the run on more data.
 * datasets of riverval, which store every rate.
-* a CSV file with the columns step, lr, loss (see `riverval.curves.rates_from_log` for what is filled in).
+* a CSV file with the columns step, lr, loss, or others that are named (see `riverval.curve_tables`, and
+  `riverval.curves.rates_from_log` for what is filled in).
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import json
 import math
 import re
@@ -32,7 +30,8 @@ import numpy as np
 
 from . import store
 from ._typing import FloatArray
-from .curves import Curve, rates_from_log, tidy_rows
+from .curve_tables import TableOptions, header_of, looks_like_log, read_table, rows_of, text_of
+from .curves import Curve, tidy_rows
 from .errors import InputError, StoreError
 
 __all__ = ["MULTI_POWER_WARMUP", "lr_scheduling_rates", "read_curves"]
@@ -40,7 +39,6 @@ __all__ = ["MULTI_POWER_WARMUP", "lr_scheduling_rates", "read_curves"]
 MULTI_POWER_WARMUP = 2160
 """Updates of the warmup that the logs of the multi-power law leave out."""
 
-_COLUMNS = ("step", "lr", "loss")
 _SIZE_FOLDER = re.compile(r"csv_(\d+)")
 _SHAPE_OF = {"linear": "linear", "sqrt": "1-sqrt"}  # what that collection calls the shapes
 _START = 0.01  # rate of the first update of its warmups, as a share of the peak
@@ -49,7 +47,12 @@ _LOGGED = 1e-6  # relative rounding of its logged rates
 
 
 def read_curves(
-    path: str | Path, *, warmup: int | None = None, peak_lr: float | None = None, repair: bool = False
+    path: str | Path,
+    *,
+    warmup: int | None = None,
+    peak_lr: float | None = None,
+    repair: bool = False,
+    columns: Mapping[str, str] | None = None,
 ) -> list[Curve]:
     """Every loss curve in a file or below a folder.
 
@@ -57,47 +60,64 @@ def read_curves(
         path: a CSV, JSON or netCDF file, the folder of a run, or a folder with any of the forms below it.
         warmup: updates of the linear warmup that a plain CSV file leaves out.
         peak_lr: the rate that this warmup led to, where it is not that of the first row.
-        repair: let `riverval.curves.tidy_rows` repair plain CSV files; what was done is in ``facts["notes"]``. (The
-            logs of lr-scheduling are always repaired, as restarts have left duplicates in them.)
+        repair: let `riverval.curves.tidy_rows` repair CSV files; what was done is in ``facts["notes"]``. (The logs of
+            lr-scheduling are always repaired, as restarts have left duplicates in them.)
+        columns: what plain CSV files call the columns step, lr and loss, e.g. ``{"loss": "val/loss"}``.
 
     Returns:
         Curves with distinct names: equal configurations are numbered.
 
     Raises:
-        InputError: nothing is there, columns are missing, or the curves do not say all that a law needs.
+        InputError: nothing is there, columns are missing, the curves do not say all that a law needs, or there is no
+            plain CSV file for `warmup`, `peak_lr` or `columns`.
     """
     path = Path(path)
-    plain = partial(_read_csv, warmup=warmup, peak_lr=peak_lr, repair=repair)
+    options = TableOptions(warmup=warmup, peak_lr=peak_lr, repair=repair, columns=columns)
     if not path.exists():
         raise InputError(f"{path} does not exist; give a file of curves or a folder of them")
     if path.is_file():
-        reader = _reader_of(path, plain)
+        reader = _reader_of(path, options)
         if reader is None:
             raise InputError(f"{path} is no file of curves; they are .csv, .csv.gz, .json or .nc")
         found = list(reader(path))
     else:
-        found = list(_read_folder(path, plain))
+        found = list(_read_folder(path, options))
     if not found:
         raise InputError(
-            f"no curves in {path}; it should hold CSV files with the columns step, lr and loss, logs of the public "
-            f"collections (csv_25/, ... or data/*.json), or runs of riverval"
+            f"no curves in {path}; it should hold CSV files with the columns {', '.join(options.names.values())}, logs "
+            f"of the public collections (csv_25/, ... or data/*.json), or runs of riverval{_passed_over(path)}"
         )
+    given = [name for name in ("warmup", "peak_lr", "columns") if getattr(options, name) is not None]
+    if given and not any(curve.facts["format"] == "csv" for curve in found):
+        raise InputError(f"{path} holds no plain CSV file, so {' and '.join(given)} would do nothing; leave it out")
     return _with_distinct_names(found)
+
+
+def _passed_over(folder: Path) -> str:
+    """Up to three CSV files that are no logs as they stand, with their columns: often only a name differs."""
+    tables = sorted(path for path in folder.rglob("*") if path.is_file() and _is_table(path))[:3]
+    told = "; ".join(f"{path.relative_to(folder)} has {', '.join(header_of(path)) or 'nothing'}" for path in tables)
+    return f" ({told}: name the columns with --column-step, --column-lr and --column-loss)" if told else ""
+
+
+def _is_table(path: Path) -> bool:
+    return path.name.lower().endswith((".csv", ".csv.gz"))
 
 
 Reader = Callable[[Path], Iterable[Curve]]
 
 
-def _reader_of(path: Path, plain: Reader) -> Reader | None:
+def _reader_of(path: Path, options: TableOptions) -> Reader | None:
     name = path.name.lower()
-    if name.endswith((".csv", ".csv.gz")):
-        return _read_multi_power if _SIZE_FOLDER.fullmatch(path.parent.name) else plain
+    if _is_table(path):
+        in_collection = _SIZE_FOLDER.fullmatch(path.parent.name)
+        return partial(_read_multi_power if in_collection else _read_plain, options=options)
     if name.endswith(".json"):
         return _read_json
     return _read_dataset if name.endswith(".nc") else None
 
 
-def _read_folder(folder: Path, plain: Reader) -> Iterator[Curve]:
+def _read_folder(folder: Path, options: TableOptions) -> Iterator[Curve]:
     if store.holds_run(folder):
         yield from _read_dataset(store.resolve(folder))
         return
@@ -107,22 +127,20 @@ def _read_folder(folder: Path, plain: Reader) -> Iterator[Curve]:
         return
     for path in sorted(folder.iterdir(), key=lambda p: p.name):
         if path.is_dir() and not path.name.startswith("."):
-            yield from _read_folder(path, plain)
-        elif path.is_file() and _holds_curves(path):
-            reader = _reader_of(path, plain)
+            yield from _read_folder(path, options)
+        elif path.is_file() and _holds_curves(path, options):
+            reader = _reader_of(path, options)
             if reader is not None:
                 yield from reader(path)
 
 
-def _holds_curves(path: Path) -> bool:
-    """Whether a file met on the way belongs to the curves; a CSV with losses but without rates does, and is refused."""
-    name = path.name.lower()
-    if name.endswith((".csv", ".csv.gz")):
-        header = set(_header(path))
-        return {"step", "loss"} <= header
-    if name.endswith(".json"):
+def _holds_curves(path: Path, options: TableOptions) -> bool:
+    """Whether a file met on the way belongs to the curves."""
+    if _is_table(path):
+        return looks_like_log(path, options.names)
+    if path.name.lower().endswith(".json"):
         return _run_of(path) is not None
-    return name.endswith(".nc")
+    return path.name.lower().endswith(".nc")
 
 
 def _with_distinct_names(curves: list[Curve]) -> list[Curve]:
@@ -137,56 +155,12 @@ def _with_distinct_names(curves: list[Curve]) -> list[Curve]:
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
-def _text(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-        return (gzip.decompress(raw) if path.name.lower().endswith(".gz") else raw).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text ({error})") from error
+def _read_plain(path: Path, options: TableOptions) -> Iterator[Curve]:
+    yield read_table(path, options)
 
 
-def _header(path: Path) -> list[str]:
-    lines = _text(path).splitlines()
-    return [name.strip() for name in lines[0].split(",")] if lines else []
-
-
-def _rows(path: Path, needed: Iterable[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file by column, refused where a needed column is missing."""
-    reader = csv.DictReader(io.StringIO(_text(path)), skipinitialspace=True)
-    header = [str(name).strip() for name in reader.fieldnames or ()]
-    missing = [name for name in needed if name not in header]
-    if missing:
-        raise InputError(
-            f"{path} has no column {', '.join(missing)}; a curve needs the columns {', '.join(needed)}, with lr the "
-            f"rate of the update that follows the logged step (found: {', '.join(header) or 'nothing'})"
-        )
-    reader.fieldnames = header
-    return list(reader)
-
-
-def _column(path: Path, rows: list[dict[str, str]], name: str) -> FloatArray:
-    try:
-        return np.array([float(row[name]) for row in rows])
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: column {name} must hold a number in every row ({error})") from None
-
-
-def _read_csv(path: Path, *, warmup: int | None, peak_lr: float | None, repair: bool) -> Iterator[Curve]:
-    """Any CSV with step, lr and loss; a row of step 0 gives its rate, but no loss."""
-    told = str(path)
-    read = _rows(path, _COLUMNS)
-    rows, notes = tidy_rows(told, {name: _column(path, read, name) for name in _COLUMNS}, repair=repair)
-    lr = rates_from_log(rows["step"], rows["lr"], warmup=warmup, peak_lr=peak_lr, told=told)
-    measured = rows["step"] >= 1
-    facts: dict[str, Any] = {"format": "csv", "peak_lr": float(lr.max()), "updates": lr.size, "notes": notes}
-    if warmup is not None:
-        facts["warmup"] = warmup
-    stem = path.name.removesuffix(".gz").removesuffix(".csv")
-    yield Curve(stem, lr, rows["step"][measured].astype(np.int64), rows["loss"][measured], facts=facts)
-
-
-def _read_multi_power(path: Path) -> Iterator[Curve]:
-    (curve,) = _read_csv(path, warmup=MULTI_POWER_WARMUP, peak_lr=None, repair=False)
+def _read_multi_power(path: Path, options: TableOptions) -> Iterator[Curve]:
+    curve = read_table(path, TableOptions(warmup=MULTI_POWER_WARMUP, repair=options.repair))
     size = f"{path.parent.name.removeprefix('csv_')}M"
     facts = {
         **curve.facts, "format": "multi-power-law", "group": path.parent.name, "size": size, "schedule": curve.name,
@@ -199,10 +173,10 @@ def _read_multi_power(path: Path) -> Iterator[Curve]:
 def _read_tables(runs: Path, curves: Path) -> Iterator[Curve]:
     """The runs of ``runs.csv`` with their rows of ``curves.csv``."""
     logged: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
-    for row in _rows(curves, ("run", "split", "iter", "lr", "loss")):
+    for row in rows_of(curves, ("run", "split", "iter", "lr", "loss")):
         numbers = (float(row["iter"]), float(row["lr"] or "nan"), float(row["loss"] or "nan"))
         logged.setdefault(row["run"], {}).setdefault(row["split"], []).append(numbers)
-    for run in _rows(runs, ("run", "parameters", "lr", "scheduler", "warmup_steps", "iterations", "final_val_loss")):
+    for run in rows_of(runs, ("run", "parameters", "lr", "scheduler", "warmup_steps", "iterations", "final_val_loss")):
         splits = logged.get(run["run"], {})
         train, val = (np.array(splits.get(name, [])).reshape(-1, 3) for name in ("train", "val"))
         settings = {name: _value(text) for name, text in run.items()}
@@ -220,7 +194,7 @@ def _value(text: str) -> Any:
 def _run_of(path: Path) -> dict[str, Any] | None:
     """A log of lr-scheduling; None where the file is some other JSON."""
     try:
-        run = json.loads(_text(path))
+        run = json.loads(text_of(path))
     except ValueError:  # InputError among it
         return None
     whole = isinstance(run, dict) and {"config", "history", "summary"} <= run.keys()

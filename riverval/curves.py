@@ -23,6 +23,9 @@ __all__ = ["Curve", "rates_from_log", "tidy_rows"]
 FEWEST = 2
 """Points of the shortest curve."""
 
+MOST = 10**8
+"""Updates of the longest curve: more are tokens or samples that were taken for updates."""
+
 _JUMP = 4.0  # a change this many times as steep as both neighbours is no part of a smooth decay
 _CORNER = 0.05  # slopes with at most this ratio meet in a corner, as those of a plateau and a decay do
 _VISIBLE = 1e-3  # smallest jump, as a share of the largest rate; below it are rounding errors
@@ -64,6 +67,8 @@ class Curve:
             raise InputError(f"{told}: {error}") from None
         if not lr.size:
             raise InputError(f"{told} has no updates; give the rate of every one from the first on")
+        if not lr.any():
+            raise InputError(f"{told} has the rate 0 in every update, which trains nothing; give the rates it had")
         columns, _ = tidy_rows(told, {"step": self.steps, "loss": self.loss})
         steps = columns["step"].astype(np.int64)
         if steps[0] < 1 or steps[-1] > lr.size:
@@ -118,13 +123,16 @@ def tidy_rows(
         if not repair:
             raise InputError(
                 f"{told}: loss is {rows['loss'][k]:g} at step {rows['step'][k]:g} ({bad.sum()} such rows); cut the log "
-                f"before a divergence, or let the repair drop the rows"
+                f"before a divergence, or let --repair drop the rows"
             )
         notes.append(f"rows dropped for want of a finite loss: {bad.sum()}, the first at step {rows['step'][k]:g}")
         rows = {name: column[~bad] for name, column in rows.items()}
     step = rows["step"]
     if np.any(~np.isfinite(step) | (step % 1 != 0)):
-        raise InputError(f"{told}: steps must be whole numbers of updates, got {step[~(step % 1 == 0)][0]:g}")
+        raise InputError(
+            f"{told}: steps must be whole numbers of updates, got {step[~(step % 1 == 0)][0]:g}; turn a "
+            f"column of thousands or of epochs into updates"
+        )
     if "lr" in rows:
         _check_logged_rates(told, step, rows["lr"])
     if np.any(np.diff(step) <= 0):
@@ -160,7 +168,7 @@ def _in_order(told: str, rows: dict[str, FloatArray], repair: bool) -> tuple[dic
         what = "is there twice" if step[k + 1] == step[k] else f"follows step {step[k]:g}"
         raise InputError(
             f"{told}: steps must increase, but step {step[k + 1]:g} {what}; sort the rows and drop duplicates, or let "
-            f"the repair do it, which keeps the last row of each step"
+            f"--repair do it, which keeps the last row of each step"
         )
     order = np.argsort(step, kind="stable")
     last = np.append(np.diff(step[order]) > 0, True)
@@ -180,6 +188,7 @@ def rates_from_log(
     *,
     warmup: int | None = None,
     peak_lr: float | None = None,
+    until: int | None = None,
     told: str = "the log",
 ) -> FloatArray:
     """The rate of every update up to the last logged step, from rates at some steps.
@@ -198,19 +207,22 @@ def rates_from_log(
     * without it, where the first row lies within two intervals of the start, the first row's rate, or where the rate
       rises at first the line through the first two rows, not below 0.
 
+    After the last row, for at most two intervals: the line through the last two rows, within 0 and the largest rate.
+
     Args:
         steps: increasing steps of the rows, shape (n,), n >= 2.
         lr: their rates, shape (n,).
         warmup: updates of a linear warmup that ended before the first row; 0 for none.
         peak_lr: rate between that warmup and the first row; the first row's own if None.
+        until: updates whose rates are wanted; those before the last row if None.
         told: what messages call the log.
 
     Returns:
-        Rates of the updates 0..steps[-1]-1.
+        Rates of the updates 0..until-1.
 
     Raises:
-        InputError: rows that `tidy_rows` refuses; a log that starts far into the run without `warmup`; a warmup that
-            the log has part of; `peak_lr` without `warmup`.
+        InputError: rows that `tidy_rows` refuses; a log that starts far into the run without `warmup`, or ends far
+            before `until`; a warmup that the log has part of; `peak_lr` without `warmup`; more than 1e8 updates.
 
     >>> rates_from_log([2, 4, 6], [1.0, 1.0, 0.5], warmup=2).tolist()
     [0.5, 1.0, 1.0, 1.0, 1.0, 0.75]
@@ -219,10 +231,17 @@ def rates_from_log(
     step, rate = rows["step"], rows["lr"]
     if step[0] < 0:
         raise InputError(f"{told}: steps must be at least 0, got {step[0]:g}")
+    last = int(step[-1]) if until is None else until
+    if max(last, step[-1]) > MOST:
+        raise InputError(
+            f"{told} goes up to step {max(last, step[-1]):g}, and curves of up to {MOST:g} updates are read; steps "
+            f"that count tokens or samples must be divided by those of one update"
+        )
     start = _rates_before(told, step, rate, warmup, peak_lr)
     x, y = _knots(step, rate)
     within = np.interp(np.arange(step[0], step[-1]), x, y)
-    return np.concatenate([start, within])
+    known = np.concatenate([start, within])
+    return known[:last] if last <= known.size else np.append(known, _rates_after(told, step, rate, last))
 
 
 def _rates_before(
@@ -251,6 +270,16 @@ def _rates_before(
         slope = (rate[1] - rate[0]) / (step[1] - step[0])
         return np.asarray(np.maximum(rate[0] - slope * (first - t), 0.0))
     return np.full(first, rate[0])
+
+
+def _rates_after(told: str, step: FloatArray, rate: FloatArray, last: int) -> FloatArray:
+    if last - step[-1] > 2.0 * float(np.median(np.diff(step))):
+        raise InputError(
+            f"{told} has rates up to step {step[-1]:g} and losses up to {last}; log the rates to the end, or cut the "
+            f"rows after them"
+        )
+    slope = (rate[-1] - rate[-2]) / (step[-1] - step[-2])
+    return np.asarray(np.clip(rate[-1] + slope * (np.arange(step[-1], last) - step[-1]), 0.0, rate.max()))
 
 
 def _knots(step: FloatArray, rate: FloatArray) -> tuple[FloatArray, FloatArray]:

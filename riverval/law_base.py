@@ -109,6 +109,24 @@ class Track:
         return self.lr[self.steps - 1]
 
 
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """A predicted curve.
+
+    Attributes:
+        steps: updates done, shape (n,).
+        loss: the law's value, shape (n,).
+        low: lower end of the 95 % interval of one measurement, shape (n,); nan where the law's errors are not known or
+            its value is not above 0.
+        high: upper end, likewise.
+    """
+
+    steps: IntArray
+    loss: FloatArray
+    low: FloatArray
+    high: FloatArray
+
+
 @dataclass(frozen=True, kw_only=True)
 class Law:
     """Base of the laws; the fields of a subclass are its options.
@@ -222,20 +240,32 @@ def exponential_rates(track: Track, spacing: float) -> FloatArray:
     Raises:
         InputError: every rate is 0.
     """
-    span = track.S[-1]
-    if not span > 0:
-        raise InputError("every rate is 0; a law needs a schedule that moves")
-    first = np.floor(np.log(1e-4 / span) / spacing)
+    first = slowest_mode(track.S[-1], spacing)
     last = np.ceil(np.log(30.0 / track.lr[moves(track.lr)].min()) / spacing)
     return np.append(0.0, np.exp(spacing * np.arange(first, last + 1)))
+
+
+def slowest_mode(span: float, spacing: float) -> int:
+    """k of the slowest mode exp(spacing k) above 0 of a run of intrinsic time `span`.
+
+    It decays by less than 1e-4 over the run, and over one unit of time: a kernel of a small C is resolved in short
+    runs, too, where all that is left of it is its value at 0.
+
+    Raises:
+        InputError: every rate is 0.
+    """
+    if not span > 0:
+        raise InputError("every rate is 0; a law needs a schedule that moves")
+    return math.floor(math.log(1e-4 / max(span, 1.0)) / spacing)
 
 
 _POINTS = 1000  # states of a prediction for which none are asked
 
 
-def even_steps(total: int) -> IntArray:
-    """At most `_POINTS` states that are evenly spaced and end at the last."""
-    if not total:
+def even_steps(lr: FloatArray) -> IntArray:
+    """At most `_POINTS` states that are evenly spaced, end at the last and follow a rate above 0, if there is any."""
+    if not lr.size:
         raise InputError("a schedule needs at least one update, got none")
-    count = min(total, _POINTS)
-    return np.arange(1, count + 1) * total // count
+    count = min(lr.size, _POINTS)
+    states = np.arange(1, count + 1) * lr.size // count
+    return states[states > np.argmax(lr > 0)]

@@ -8,13 +8,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from ._typing import FloatArray, IntArray, NDArray
-from .law_fitting import HUBER, PRIOR_WEIGHT, Problem, Solution, huber_weight, jacobian, refine
+from .law_fitting import HUBER, PRIOR_WEIGHT, UNFELT, Problem, Solution, huber_weight, jacobian, refine
+
+INTERVALS = {
+    "folds": "from refits that leave out one curve each, or with fewer than three curves the last third of each",
+    "residuals": "from the residuals of the fit alone, which is too narrow for schedules unlike the fitted ones",
+}
 
 FOLDED_CURVES = 3
 """With this many curves or more, refits leave out one curve each; with fewer, the last third of each."""
 
 _UNMOVED = 0.7  # of the spread before: an error larger than this has learnt less from the curves than was known
 _AT_BOUND = 1e-3  # a share of the range in search coordinates
+_SINGULAR = 1e-12  # of the largest curvature: less is rounding
 
 
 def errors_of(problem: Problem, best: Solution) -> tuple[dict[str, float], FloatArray, list[str]]:
@@ -38,14 +44,14 @@ def errors_of(problem: Problem, best: Solution) -> tuple[dict[str, float], Float
         places.append(len(law.coefficients) + i)
         slopes.append(theta.slope(z))
         low, high = theta.bounds()
-        if np.abs(J[:, len(on) + k]).max() < 1e-9:
+        if np.abs(J[:, len(on) + k]).max() < UNFELT:
             notes.append(f"{theta.name} is not determined: no point depends on it")
         elif min(z - low, high - z) < _AT_BOUND * (high - low):
             notes.append(f"{theta.name} = {theta.value(z):.4g} lies on its bound and has no standard error")
         else:
             keep.append(len(on) + k)
     scale = np.array(slopes)[keep]
-    C = _covariance(problem, best, J[:, keep], _informed(problem, best, on, keep)) * np.outer(scale, scale)
+    C = _covariance(problem, best, J[:, keep], _told(problem, best, on, keep)) * np.outer(scale, scale)
     where = [places[k] for k in keep]
     covariance = np.zeros((len(names), len(names)))
     covariance[np.ix_(where, where)] = C
@@ -71,24 +77,31 @@ def _as_known(problem: Problem, errors: Mapping[str, float]) -> list[str]:
     return [f"about {', '.join(same)} these curves say less than what the law takes from curves of other models"]
 
 
-def _informed(problem: Problem, best: Solution, on: list[int], keep: list[int]) -> FloatArray:
-    """1 / spread^2 of the kept coordinates of the Jacobian, 0 for those of which nothing was known before."""
+def _told(problem: Problem, best: Solution, on: list[int], keep: list[int]) -> FloatArray:
+    """What the cost's part on what was known before adds to the curvature of each kept coordinate; 0 for the others."""
     P, _ = problem.prior
     places = [*on, *range(best.c.size, P.shape[1])]
-    known: FloatArray = np.sum(P**2, axis=0)[places][keep] / (HUBER**2 * PRIOR_WEIGHT)
-    return known
+    told: FloatArray = np.sum(P**2, axis=0)[places][keep]
+    return told
 
 
-def _covariance(problem: Problem, best: Solution, J: FloatArray, known: FloatArray) -> FloatArray:
-    """(J' W J / (s^2 tau) + known)^-1, in the coordinates of J."""
+def _covariance(problem: Problem, best: Solution, J: FloatArray, told: FloatArray) -> FloatArray:
+    r"""G^-1 (n H + k F) G^-1 in the coordinates of J, with H = J' W J, F = diag(`told`) and G = H + F.
+
+    That is how far the minimum of the cost moves with what it is made of: n = s^2 tau, the variance of an independent
+    point, and k = HUBER^2 PRIOR_WEIGHT, in whose units F is 1 / spread^2. The cost takes n for k, so where they differ
+    this is wider than the inverse of the information (H / n + F / k)^-1. Without F it is n H^-1.
+    """
     weight = problem.weight * huber_weight(best.residual)
     s2 = float(weight @ best.residual**2) / (best.residual.size - J.shape[1])
     # Curves that the law meets exactly leave no error but that of rounding.
     noise = max(s2 * correlation_time(best.residual, problem.owner, weight), 1e-30)
-    precision = J.T @ (J * weight[:, None]) / noise + np.diag(known)
-    scale = np.sqrt(np.diag(precision))
-    precision = precision / np.outer(scale, scale)
-    C: FloatArray = np.linalg.pinv(precision, rcond=1e-12, hermitian=True) / np.outer(scale, scale)
+    G = J.T @ (J * weight[:, None]) + np.diag(told)
+    scale = np.sqrt(np.diag(G))
+    values, vectors = np.linalg.eigh(G / np.outer(scale, scale))
+    # What nothing determines has a huge error, not none.
+    inverse = (vectors / np.maximum(values, _SINGULAR * values[-1:])) @ vectors.T / np.outer(scale, scale)
+    C: FloatArray = noise * inverse + (HUBER**2 * PRIOR_WEIGHT - noise) * inverse @ (told[:, None] * inverse)
     return C
 
 
@@ -134,3 +147,26 @@ def correlation_time(residual: FloatArray, owner: IntArray, weight: FloatArray) 
             break
         total += 2.0 * rho
     return total
+
+
+def carried_over(kept: FloatArray, refitted: FloatArray, slopes: FloatArray, fitted: NDArray[np.bool_]) -> FloatArray:
+    r"""The covariance of all parameters when some were fitted anew and the others kept with their errors.
+
+    With the slopes G of log L by the parameters at the points of the new fit, the fitted ones answer an error of the
+    kept ones by D = -(G_f' G_f)^-1 G_f' G_k, so that V_kk = K, V_fk = D K, V_ff = R + D K D' (derived).
+
+    Args:
+        kept: K on the kept parameters, from the fit that found them, (p, p).
+        refitted: R on the fitted ones, at exact kept ones, (p, p).
+        slopes: G, shape (points, p).
+        fitted: which parameters were fitted anew, shape (p,).
+    """
+    old = ~fitted
+    answer = -np.linalg.lstsq(slopes[:, fitted], slopes[:, old], rcond=None)[0]
+    K = kept[np.ix_(old, old)]
+    V = np.zeros_like(kept)
+    V[np.ix_(old, old)] = K
+    V[np.ix_(fitted, old)] = answer @ K
+    V[np.ix_(old, fitted)] = V[np.ix_(fitted, old)].T
+    V[np.ix_(fitted, fitted)] = refitted[np.ix_(fitted, fitted)] + answer @ K @ answer.T
+    return V

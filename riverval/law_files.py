@@ -42,8 +42,9 @@ def write_prediction(
     """Write a predicted curve.
 
     Args:
-        path: ends in .csv, a table of step, lr (of the last update), loss, low and high; or in .nc, a dataset of
-            source "theory" with the loss, its interval as law_low and law_high, and every rate.
+        path: ends in .csv, a table of step, lr (of the update that follows, as in a log; at the end of the last one),
+            loss, low and high; or in .nc, a dataset of source "theory" with the loss, its interval as law_low and
+            law_high, and every rate.
         law: what predicted it.
         schedule: for which.
         predicted: ``law.predict(schedule)``.
@@ -58,7 +59,8 @@ def write_prediction(
     rates = schedule.values()
     if path.suffix.lower() == ".csv":
         _refuse(path, overwrite)
-        columns = {"step": predicted.steps, "lr": rates[predicted.steps - 1], "loss": predicted.loss}
+        lr = rates[np.minimum(predicted.steps, rates.size - 1)]
+        columns = {"step": predicted.steps, "lr": lr, "loss": predicted.loss}
         return store.write_csv(path, {**columns, "low": predicted.low, "high": predicted.high})
     values = {
         "step": np.arange(schedule.total), "lr": rates, "phase": schedule.phases(), "eval_step": predicted.steps,

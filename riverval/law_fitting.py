@@ -2,8 +2,8 @@ r"""Fitting a law to curves: separable least squares on logarithms, with errors 
 
 The residual of a point is r = log L - log loss, its cost Huber's, quadratic up to `HUBER` and linear beyond. For given
 nonlinear parameters the coefficients solve a small non-negative least-squares problem (the weights of Huber's cost by
-iteration), so only the nonlinear ones are searched for, from several starts; the best two are refined, and the better
-end is polished in all parameters at once.
+iteration), so only the nonlinear ones are searched for, from several starts; the best two are refined and polished in
+all parameters at once, and the better end is taken.
 
 Where a law says what is known of a parameter before any curve (`Theta.prior`, `Law.known`: a value m and a spread d),
 the cost also has (`HUBER`^2 `PRIOR_WEIGHT` / 2) ((z - m) / d)^2: the points count as if `PRIOR_WEIGHT` neighbours were
@@ -44,6 +44,7 @@ WEIGHTING = {
 _POLISHING = 120  # steps at most
 _RANDOM = 8  # starts beside those that a law asks for
 _REFINED = 2  # starts that are followed to their minimum
+UNFELT = 1e-9  # a slope of log L by a search coordinate below it: no point depends on the parameter
 _DISTINCT = 0.05  # minima this far apart in a search coordinate are different ones
 _WITHIN = 0.01  # costs that differ by less than this share are equal within noise
 _DIFFERENCE = 1e-5  # of search coordinates, for slopes
@@ -89,11 +90,15 @@ class Problem:
         """Collect the points of the curves.
 
         Raises:
-            InputError: no curves, a loss that is not positive, parameters that cannot be fixed so, or fewer points than
-                free parameters and two more.
+            InputError: no curves, two of one name, a loss that is not positive, parameters that cannot be fixed so, or
+                fewer points than free parameters and two more.
         """
         if not curves:
             raise InputError("a law is fitted to at least one curve, got none")
+        names = [c.name for c in curves]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"two curves have the name {twice!r}; a fit needs one name for each")
         pick("weighting", weighting, WEIGHTING)
         law.check_values(fixed)
         free = len(law.parameters()) - len(fixed)
@@ -195,12 +200,14 @@ def fit(problem: Problem, *, seed: int = 0) -> tuple[Solution, list[str]]:
     """The best parameters, and notes on the search."""
     starts = _starts(problem, seed)
     tried = sorted((_inner(problem, z)[1], k) for k, z in enumerate(starts))
-    ends = [refine(problem, starts[k]) for _, k in tried[:_REFINED]]
+    ends = [polish(problem, refine(problem, starts[k])) for _, k in tried[:_REFINED]]
     ends.sort(key=lambda end: end.cost)
-    best = polish(problem, ends[0])
+    best = ends[0]
     notes = [] if best.converged else ["the fit did not converge; its parameters are where it stopped"]
+    J, on = jacobian(problem, best)
+    felt = np.abs(J[:, len(on) :]).max(axis=0) >= UNFELT
     for other in ends[1:]:
-        if other.cost < (1.0 + _WITHIN) * best.cost and np.any(np.abs(other.z - best.z) > _DISTINCT):
+        if other.cost < (1.0 + _WITHIN) * best.cost and np.any(np.abs(other.z - best.z)[felt] > _DISTINCT):
             there = _named(problem, other.z)
             notes.append(f"another minimum is as good within the noise, at {there}")
     return best, notes
@@ -299,6 +306,8 @@ def polish(problem: Problem, start: Solution) -> Solution:
         residual = np.append(here.residual, P @ np.concatenate([here.c, here.z]) - q)
         scale = np.sqrt(weight @ J**2)
         J = J / np.where(scale > 0, scale, 1.0)
+        slope = J.T @ (weight * residual)
+        J[:, _blocked(here, slope, len(on), bounds)] = 0.0  # else the other parameters would count on their moves
         curvature, slope = J.T @ (J * weight[:, None]), J.T @ (weight * residual)
         gain = 0.0
         while damping < 1e6:
@@ -315,6 +324,13 @@ def polish(problem: Problem, start: Solution) -> Solution:
         if gain <= 1e-5 * here.cost:
             return here
     return Solution(here.z, here.c, here.residual, here.cost, converged=False)
+
+
+def _blocked(here: Solution, slope: FloatArray, before: int, bounds: FloatArray) -> IntArray:
+    """The columns, after `before` coefficients, of the parameters at an end of their range that would go beyond it."""
+    down = slope[before:] > 0
+    blocked = np.where(down, here.z <= bounds[:, 0], here.z >= bounds[:, 1])
+    return before + np.flatnonzero(blocked)
 
 
 def _moved(problem: Problem, here: Solution, step: FloatArray, on: list[int], bounds: FloatArray) -> Solution:

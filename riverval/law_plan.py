@@ -290,6 +290,9 @@ def beyond_fit(law: FittedLaw, peak_lrs: Sequence[float], steps: int) -> list[st
     if fitted and steps > law.seen["updates"]:
         times = steps / law.seen["updates"]
         notes.append(f"an extrapolation: the run is {times:.3g} times as long as the longest fitted one")
+    left_out = law.fit_options.get("skip", 0.0) * law.seen.get("updates", 0)
+    if fitted and steps * max(peak_lrs) < left_out * fitted[-1]:
+        notes.append("an extrapolation: the run ends in the part of the fitted runs that the fit left out")
     return notes
 
 

@@ -33,9 +33,10 @@ class Table:
     rows: Sequence[tuple[str, ...]]
 
     def markdown(self) -> str:
-        """The table in Markdown, its title in bold above it; all columns but the first are of numbers."""
-        head = [self.header, ("---", *["---:"] * (len(self.header) - 1))]
-        lines = ["| " + " | ".join(_plain(cell) for cell in row) + " |" for row in (*head, *self.rows)]
+        """The table in Markdown, its title in bold above it; columns of numbers are right-aligned."""
+        numeric = [all(row[k][:1] in "0123456789-+*" for row in self.rows) for k in range(len(self.header))]
+        rule = tuple("---:" if right else "---" for right in numeric)
+        lines = ["| " + " | ".join(_plain(cell) for cell in row) + " |" for row in (self.header, rule, *self.rows)]
         return "\n".join([f"**{self.title}**", "", *lines])
 
 
@@ -170,18 +171,18 @@ def _cell(score: Score | None, cell: Cell, least: str) -> str:
 
 
 def _notes(scores: Sequence[Score]) -> list[str]:
-    """A line for each law and note with the data it was said of; protocol C repeats what was said of its fits."""
+    """A line for each law: its notes with the data they were said of; protocol C repeats what was said of its fits."""
     where: dict[tuple[str, str], dict[str, list[str]]] = {}
     for s in summaries(scores):
         for part in _short(s.note):
             data = where.setdefault((s.law, part), {}).setdefault(s.protocol, [])
             if s.data not in data:
                 data.append(s.data)
-    lines = []
+    told: dict[str, list[str]] = {}
     for (law, part), of in where.items():
-        told = [f"{p} {', '.join(data)}" for p, data in of.items() if p != "C" or len(of) == 1]
-        lines.append(f"* {law}: {part} ({'; '.join(told)})")
-    return lines
+        places = "; ".join(f"{p} {', '.join(names)}" for p, names in of.items() if p != "C" or len(of) == 1)
+        told.setdefault(law, []).append(f"{part} ({places})")
+    return [f"* {law}: {'; '.join(parts)}." for law, parts in told.items()]
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -32,8 +32,7 @@ import numpy as np
 
 from ._checks import check_number
 from ._typing import FloatArray
-from .errors import InputError
-from .law_base import Law, Theta, Track, power_of_time, register
+from .law_base import Law, Theta, Track, power_of_time, register, slowest_mode
 from .law_known import MODE_SPACING, mixture
 from .relaxation import relaxed_sums
 
@@ -88,7 +87,8 @@ class _Hill:
         """log of sum_t (e_t / r)^p exp(-mode (S_n - S_{t+1})), r the reference rate; shape (n, modes).
 
         Between the four nearest nodes, log held is a polynomial of p: the sum is a mean of exponentials of p log e, of
-        which only those of a few e-foldings matter, so this is right to 1e-6.
+        which only those of a few e-foldings matter. The hill is right to 1e-6 so, and to 1e-4 where the rate jumps by
+        decades.
         """
         k = math.floor(p / _NODE)
         x = p / _NODE - k
@@ -180,9 +180,7 @@ def kernel_area(C: float, beta: float) -> float:
 
 def _modes(S: FloatArray) -> FloatArray:
     """Relaxation rates 0 and exp(spacing k) that resolve the kernel, on one grid for all schedules."""
-    if not S[-1] > 0:
-        raise InputError("every rate is 0; a law needs a schedule that moves")
-    first = math.floor(math.log(1e-4 / S[-1]) / MODE_SPACING)
+    first = slowest_mode(S[-1], MODE_SPACING)
     largest = next(t for t in RiverValley.thetas if t.name == "C").high
     last = math.ceil(math.log(_FASTEST * largest) / MODE_SPACING)
     return np.append(0.0, np.exp(MODE_SPACING * np.arange(first, last + 1)))

@@ -20,10 +20,10 @@ import numpy as np
 from . import law_known, law_valley  # noqa: F401  (they fill the registry)
 from ._checks import check_int, check_number, check_options, pick
 from ._schedule import Schedule, rates_of
-from ._typing import ArrayLike, FloatArray, IntArray
+from ._typing import ArrayLike, FloatArray
 from .errors import InputError, StoreError
-from .law_base import LAWS, Law, Track, even_steps
-from .law_errors import errors_of, left_out
+from .law_base import LAWS, Law, Prediction, Track, even_steps
+from .law_errors import INTERVALS, carried_over, errors_of, left_out
 from .law_fitting import Problem, fit, without_start
 
 if TYPE_CHECKING:
@@ -33,34 +33,14 @@ __all__ = [
     "DEFAULT_LAW", "LAWS", "FittedLaw", "Law", "Prediction", "fit_law", "known_law", "load_law", "make_law", "save_law",
 ]  # fmt: skip
 
-DEFAULT_LAW = next(name for name in ("river-valley", "multi-power") if name in LAWS)
+DEFAULT_LAW = "river-valley"
 """The law that commands fit where none is named."""
-
-INTERVALS = {
-    "folds": "from refits that leave out one curve each, or with fewer than three curves the last third of each",
-    "residuals": "from the residuals of the fit alone, which is too narrow for schedules unlike the fitted ones",
-}
 
 _FORMAT = "riverval law 1"
 NORMAL = 1.959963984540054
 """Half of the width of a 95 % interval, in standard deviations."""
 
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """A predicted curve.
-
-    Attributes:
-        steps: updates done, shape (n,).
-        loss: the law's value, shape (n,).
-        low: lower end of the 95 % interval of one measurement, shape (n,); nan where the law's errors are not known.
-        high: upper end, likewise.
-    """
-
-    steps: IntArray
-    loss: FloatArray
-    low: FloatArray
-    high: FloatArray
+_ANYTHING = 500.0  # in log L: an interval of this half-width excludes nothing, and its ends are finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,17 +91,18 @@ class FittedLaw:
 
         Args:
             schedule: a schedule, or the rate of every update from the first on.
-            steps: updates done, increasing, in 1..T; None takes at most 1000 that are evenly spaced and end at T.
+            steps: updates done, increasing, in 1..T; None takes at most 1000 that are evenly spaced and end at T, but
+                none before the first update that moves.
 
         Raises:
             InputError: a bad schedule or bad steps, or states at which the law has no value.
         """
-        track = Track.of(rates := rates_of(schedule), even_steps(rates.size) if steps is None else steps)
+        track = Track.of(rates := rates_of(schedule), even_steps(rates) if steps is None else steps)
         prepared = self.law.prepare(track)
         c, theta = self.law.split(self.values)
         X = self.law.columns(prepared, theta)
         loss = X @ c
-        spread = NORMAL * np.sqrt(self._variance(prepared, X, loss) + self.discrepancy**2)
+        spread = np.minimum(NORMAL * np.sqrt(self._variance(prepared, X, loss) + self.discrepancy**2), _ANYTHING)
         return Prediction(track.steps, loss, loss * np.exp(-spread), loss * np.exp(spread))
 
     def slopes(self, schedule: Schedule | ArrayLike, steps: ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -146,7 +127,7 @@ class FittedLaw:
 
     def _variance(self, prepared: Any, X: FloatArray, loss: FloatArray) -> FloatArray:
         """Of log L, from the errors of the parameters."""
-        slopes = self._slopes(prepared, X, loss) / loss[:, None]
+        slopes = self._slopes(prepared, X, loss) / np.where(loss > 0, loss, np.nan)[:, None]
         variance: FloatArray = np.einsum("ni,ij,nj->n", slopes, self.covariance, slopes)
         return np.maximum(variance, 0.0)
 
@@ -174,15 +155,27 @@ class FittedLaw:
     def transfer(self, curves: Sequence[Curve], **options: Any) -> FittedLaw:
         """The same law on another run: the river's level L0 and amplitude A are fitted anew, the rest is kept.
 
+        The errors of what is kept are carried over, with what they do to L0 and A. That the other run has the same
+        values is taken for granted; the discrepancy is that on `curves`.
+
         Args:
             curves: curves of that run, such as a part of its stable phase.
-            options: `weighting` and `interval` of `fit_law`.
+            options: `weighting`, `interval`, `skip` and `seed` of `fit_law`, with its defaults.
 
         Raises:
             InputError: as `fit_law`.
         """
         kept = {name: value for name, value in self.values.items() if name not in ("L0", "A")}
-        return _fit(self.law, curves, fixed=kept, **options)
+        moved = _fit(self.law, curves, fixed=kept, **options)
+        refitted = {name: error for name, error in moved.errors.items() if name not in kept}
+        both = replace(moved, errors={**self.errors, **refitted})
+        points = [both.slopes(c.lr, c.steps) for c in moved.points_of(curves)]
+        slopes = np.concatenate([slope / loss[:, None] for loss, slope in points])
+        fitted = np.array([not math.isnan(refitted.get(name, math.nan)) for name in moved.values])
+        covariance = carried_over(self.covariance, moved.covariance, slopes, fitted)
+        errors = dict(zip(both.errors, np.sqrt(np.diag(covariance)).tolist(), strict=True))
+        known = {name: math.nan if math.isnan(old) else errors[name] for name, old in both.errors.items()}
+        return replace(moved, covariance=covariance, errors=known)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` builds the equal law."""
@@ -211,9 +204,12 @@ class FittedLaw:
         if not isinstance(record, Mapping) or record.get("format") != _FORMAT:
             raise InputError(f"not the record of a fitted law (format {_FORMAT!r}); make one with save_law")
         try:
+            law = make_law(record["law"], **record["options"])
+            values = {name: float(value) for name, value in record["values"].items()}
+            law.split(values)
             fitted = cls(
-                law=make_law(record["law"], **record["options"]),
-                values={name: float(value) for name, value in record["values"].items()},
+                law=law,
+                values={p: values[p] for p in law.parameters()},  # as the covariance, whatever the order in the file
                 errors={name: _number(error) for name, error in record["errors"].items()},
                 covariance=np.array(record["covariance"], dtype=np.float64),
                 scale=_number(record["scale"]),
@@ -227,7 +223,6 @@ class FittedLaw:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"the record of the law is damaged: {error!r}; fit the law again") from None
-        fitted.law.split(fitted.values)
         p = len(fitted.values)
         if set(fitted.errors) != set(fitted.values) or fitted.covariance.shape != (p, p):
             raise InputError("the record of the law is damaged: its errors do not fit its parameters; fit it again")
@@ -273,7 +268,8 @@ def fit_law(
 
     The cost is Huber's of log L - log loss (see `riverval.law_fitting`). The covariance of the parameters is
     s^2 tau (J' W J)^-1: J the derivative of the residuals, W the weights, s^2 = sum W r^2 / (N - p), and tau the
-    correlation time of the residuals along a curve (`correlation_time`): N correlated points count as N / tau.
+    correlation time of the residuals along a curve (`correlation_time`): N correlated points count as N / tau. What a
+    law takes as known before narrows it, by no more than its true weight in the cost (`riverval.law_errors`).
 
     The discrepancy of predictions is the root mean square error of refits on what they left out: one curve each where
     there are three or more, else the last third of each curve. It is a mean over the kinds of curves at hand; a

@@ -30,7 +30,7 @@ NAMED = 8
 """At most this many curves have names in the legend."""
 
 _LATE = 0.15  # losses before this part of a run do not set the range of the axis: their fall would hide the rest
-_SHOWN = 0.6  # nor do the worst of the candidates, beyond this share of them
+_SHOWN = 0.6  # nor do the worst of the cooldowns, beyond this share of them
 _STAR: dict[str, Any] = {"ms": 15, "color": "#F0E442", "mec": "black", "mew": 0.9, "zorder": 4}
 
 
@@ -110,10 +110,13 @@ def plan(found: Plan) -> Figure:
     left = axes[0][0]
     at_best = [c for c in found.candidates if c.peak_lr == found.best.peak_lr]
     _candidates(left, found, at_best, "fraction", f"base rate {found.best.peak_lr:g}")
+    losses = np.array([c.loss for c in at_best])
+    _limit_to(left, np.append(losses[losses <= np.quantile(losses, _SHOWN)], found.best.loss))
     left.set(xlabel="length of the cooldown as a fraction of the run", ylabel="final loss")
     if panels == 2:
         right = axes[0][1]
         _candidates(right, found, list(found.best_of_each), "peak_lr", "best cooldown of each rate")
+        _limit_to(right, np.array([c.loss for c in found.best_of_each]))  # of few rates none may be out of sight
         right.set(xlabel="base rate", xscale="log")
         right.set_xticks(rates, [f"{rate:.3g}" for rate in rates], rotation=45)
         right.minorticks_off()
@@ -136,11 +139,10 @@ def _candidates(axis: Axes, found: Plan, shown: Sequence[Candidate], place: str,
     best = found.best
     axis.plot(getattr(best, place), best.loss, "*", label=_named(best), **_STAR)
     axis.axhline(best.loss, **NULL)
-    losses = np.array([c.loss for c in shown])
-    _limit_to(axis, np.append(losses[losses <= np.quantile(losses, _SHOWN)], best.loss))
     if not math.isnan(best.half):
         axis.plot([], [], "o", ms=4.5, color=GREY, label="not told from the best")
-        axis.plot([], [], "o", ms=4.5, color=GREY, mfc="white", label="worse; band: 95 % of the difference")
+        axis.plot([], [], "o", ms=4.5, color=GREY, mfc="white", label="worse")
+        axis.fill_between([], [], [], color=GREY, alpha=0.3, lw=0, label="95 % of the difference to the best")
     axis.set_title(title, fontsize=10)
     _bare(axis)
 

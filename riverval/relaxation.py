@@ -112,21 +112,21 @@ def constant_runs(*arrays: FloatArray) -> IntArray:
 def smooth_runs(lr: FloatArray, tolerance: float) -> IntArray:
     """First index of each stretch in which the rate stays within a factor 1 + tolerance and has no jump or corner.
 
-    A change by more than a tenth of the tolerance at once is a jump and stands alone; a plateau, too, is a stretch of
-    its own. Rates of shape (T,), T >= 1.
+    A change by more than a tenth of the tolerance at once is a jump and stands alone, and so does the first update, a
+    jump from rest; a plateau, too, is a stretch of its own. Rates of shape (T,), T >= 1.
 
     >>> smooth_runs(np.array([1.0, 1.0, 1.0, 0.999, 0.998, 0.5, 0.5]), 0.1).tolist()
-    [0, 3, 5, 6]
+    [0, 1, 3, 5, 6]
     """
     logs = np.full(lr.size, -np.inf)
     np.log(lr, out=logs, where=lr > 0)
     opens = np.zeros(lr.size, dtype=bool)
-    opens[0] = True
     level = np.floor(logs / np.log1p(tolerance))
     step, least = np.abs(np.diff(lr)), np.minimum(lr[1:], lr[:-1])
     jump, flat = step > 0.1 * tolerance * least, step <= 1e-3 * tolerance * least  # a plateau may wiggle by rounding
     opens[1:] = (level[1:] != level[:-1]) | jump
     opens[2:] |= jump[:-1] | (flat[1:] != flat[:-1])
+    opens[:2] = True
     return np.flatnonzero(opens)
 
 

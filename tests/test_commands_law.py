@@ -12,7 +12,7 @@ import pytest
 from riverval import cli, store
 from riverval._format import with_error
 from riverval.law_plan import plan_cooldown
-from riverval.laws import DEFAULT_LAW, LAWS, fit_law, load_law, save_law
+from riverval.laws import DEFAULT_LAW, fit_law, load_law, save_law
 from riverval.schedules import WSD
 
 from .made_laws import known, made_curves
@@ -62,7 +62,7 @@ def _beside_the_logs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 # --- fit -------------------------------------------------------------------------------------------------------------
 def test_the_default_law_is_the_river_valley_where_there_is_one() -> None:
-    assert ("river-valley" if "river-valley" in LAWS else "multi-power") == DEFAULT_LAW
+    assert DEFAULT_LAW == "river-valley"
 
 
 def test_fit_tells_parameters_with_errors_and_units_and_writes_law_and_picture(capsys: Capture) -> None:
@@ -119,6 +119,17 @@ def test_fit_takes_a_warmup_that_the_log_leaves_out(capsys: Capture) -> None:
     assert "give the updates of the linear warmup" in capsys.readouterr().err
     assert run("law fit late.csv --law equal-tau --warmup 200 --peak-lr 3e-4 --out late.json") == 0
     assert load_law("late.json").seen["warmup"] == 200
+
+
+def test_fit_takes_columns_of_other_names(capsys: Capture) -> None:
+    text = Path("logs/long.csv").read_text("utf-8")
+    Path("own.csv").write_text(text.replace("step,lr,loss", "_step,train/lr,val/loss"), "utf-8")
+    assert run("law fit own.csv --law equal-tau") == 2
+    assert "--column-step" in capsys.readouterr().err
+    assert run("law fit own.csv --law equal-tau --column-step _step --column-lr train/lr --column-loss val/loss") == 0
+    assert run("law fit logs --law equal-tau --curves-named long") == 0
+    own, same = capsys.readouterr().out.split("equal-tau:")[1:]
+    assert own.replace("own ", "long") == same
 
 
 def test_curves_of_several_models_are_noted(capsys: Capture) -> None:

@@ -88,8 +88,21 @@ def test_compressed_and_oddly_spaced_headers(tmp_path):
         ("step,lr,loss\n1,.1,2\n1,.1,1\n", {}, "step 1 is there twice.*repair"),
         ("step,lr,loss\n1,.1,2\n2,.1,nan\n", {}, "loss is nan at step 2"),
         ("step,lr,loss\n1,.1,2\n2,.1,nan\n", {"repair": True}, "1 usable rows"),
-        ("step,lr,loss\n1,,2\n2,.1,1\n", {}, "column lr must hold a number in every row"),
-        ("step,lr,loss\n1,.1\n2,.1,1\n", {}, "column loss must hold a number in every row"),
+        ("step,lr,loss\n1,,2\n2,.1,1\n", {}, r"bad\.csv \(rates\) has 1 usable rows"),
+        ("step,lr,loss\n,.1,2\n2,.1,1\n", {}, "line 2: no step"),
+        ("step,lr,loss\n1,.1\n2,.1,1\n", {}, "line 2: 2 cells for 3 columns"),
+        ("step,lr,loss\n1,.1,2\n2,.1,1,7\n", {}, "line 3: 4 cells for 3 columns"),
+        ("step,lr,loss\n1,.1,2\n2,.1,diverged\n", {}, "line 3: column loss must hold numbers.*'diverged'"),
+        ('step,lr,loss\n"1,000",.1,2\n', {}, "line 2: column step must hold numbers such as 1000.*'1,000'"),
+        ("step,lr,loss,loss\n1,.1,2,3\n", {}, "the column loss twice"),
+        ("step,lr,loss\n.1,.1,2\n.2,.1,1\n", {}, "whole numbers of updates, got 0.1; turn a column of thousands"),
+        ("step,lr,loss\n1,.1,2\n3000000000,.1,1\n", {}, r"up to step 3e\+09.*tokens or samples must be divided"),
+        ("step,lr,loss\n1,0,2\n2,0,1\n", {}, "the rate 0 in every update"),
+        ("step,lr,loss\n1,.1,3\n2,.1,2\n6,,1\n", {}, "rates up to step 2 and losses up to 6"),
+        ("Step,lr,loss\n1,.1,2\n", {}, "no column step;.*--column-step"),
+        ("step,lr,loss\n1,.1,2\n", {"columns": {"lr": "rate"}}, r"no column rate; .* columns step, rate, loss"),
+        ("step,lr,loss\n1,.1,2\n", {"columns": {"lr": "step"}}, "need a column each, got step, step, loss"),
+        ("step,lr,loss\n1,.1,2\n", {"columns": {"rate": "lr"}}, "unknown column 'rate'"),
     ],
 )
 def test_bad_tables_are_refused(tmp_path, rows, options, told):
@@ -97,6 +110,75 @@ def test_bad_tables_are_refused(tmp_path, rows, options, told):
     file.write_text(rows)
     with pytest.raises(InputError, match=told):
         read_curves(file, **options)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("sign", [",", ";", "\t"])
+def test_signs_and_line_ends_of_other_programs(tmp_path, sign, end):
+    rows = ["step,lr,loss", "1,0.1,3", "2,0.1,2", ",,"]  # an empty row at the end, as spreadsheets leave it
+    (tmp_path / "mine.csv").write_bytes((end.join(rows).replace(",", sign) + end).encode())
+    (curve,) = read_curves(tmp_path / "mine.csv")
+    assert (curve.steps.tolist(), curve.loss.tolist(), curve.notes) == ([1, 2], [3, 2], [])
+
+
+def test_columns_of_other_names_with_rates_and_losses_in_rows_of_their_own(tmp_path):
+    """What a logger exports: a row for every call, with the cells of the other calls empty."""
+    t = np.arange(0, 100, 5)
+    lr = np.where(t < 60, 1e-3, 1e-3 * (100 - t) / 40)
+    rows = [f"{step},3,{rate!r}," for step, rate in zip(t.tolist(), lr.tolist(), strict=True)]
+    rows += [f"{step},,,{4 - step / 100}" for step in range(20, 101, 20)]
+    rows.sort(key=lambda row: int(row.split(",")[0]))
+    (tmp_path / "export.csv").write_text("\n".join(["_step,train/loss,train/lr,val/loss", *rows]))
+    names = {"step": "_step", "lr": "train/lr", "loss": "val/loss"}
+    (curve,) = read_curves(tmp_path, columns=names)
+    assert curve.steps.tolist() == [20, 40, 60, 80, 100]
+    assert curve.loss.tolist() == [3.8, 3.6, 3.4, 3.2, 3.0]
+    u = np.arange(100)
+    np.testing.assert_allclose(curve.lr, np.where(u < 60, 1e-3, 1e-3 * (100 - u) / 40), rtol=0, atol=1e-18)
+    assert curve.notes == [
+        "rows with a rate and no loss: 20", "rows with a loss and no rate: 5",
+        "the rates of the last 5 updates lie on the line of the last two in the log",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"no curves in .*export\.csv has _step, train/loss, train/lr, val/loss: name"):
+        read_curves(tmp_path)
+
+
+def test_a_warmup_that_the_log_may_have_left_out_is_noted(tmp_path):
+    file = write_csv(tmp_path / "mine.csv", [10, 20, 30], [0.1] * 3, [3, 2, 1])
+    (curve,) = read_curves(file)
+    assert curve.lr.tolist() == [0.1] * 30
+    assert [note[:52] for note in curve.notes] == ["the 10 updates before the first row are taken to hav"]
+    (curve,) = read_curves(file, warmup=5)
+    assert curve.notes == []
+    (curve,) = read_curves(write_csv(tmp_path / "rising.csv", [10, 20, 30], [0.1, 0.2, 0.2], [3, 2, 1]))
+    assert (curve.lr[0], curve.notes) == (0.0, [])  # the log has the warmup
+
+
+def test_a_row_that_lost_its_loss_keeps_its_rate(tmp_path):
+    file = write_csv(tmp_path / "mine.csv", [0, 10, 20, 30], [1.0, 1.0, 0.2, 0.1], [9, 3, "nan", 1])
+    (curve,) = read_curves(file, repair=True)
+    assert curve.lr[20] == 0.2
+    assert curve.steps.tolist() == [10, 30]
+    assert curve.notes == ["rows dropped for want of a finite loss: 1, the first at step 20"]
+
+
+def test_a_log_in_a_folder_that_lacks_one_column_is_not_passed_over(tmp_path):
+    write_csv(tmp_path / "a.csv", [1, 2], [1, 1], [2, 1])
+    write_csv(tmp_path / "schedule.csv", [1, 2], [1, 1], [2, 1], header="step,lr,phase")
+    assert [curve.name for curve in read_curves(tmp_path)] == ["a"]
+    write_csv(tmp_path / "b.csv", [1, 2], [1, 1], [2, 1], header="step,lr,train_loss")
+    with pytest.raises(InputError, match=r"b\.csv has no column loss"):
+        read_curves(tmp_path)
+
+
+def test_what_only_plain_files_take_is_refused_elsewhere(tmp_path):
+    write_log(tmp_path / "run.json")
+    for options, told in (
+        ({"warmup": 10, "peak_lr": 1.0}, "warmup and peak_lr"),
+        ({"columns": {"lr": "x"}}, "columns"),
+    ):
+        with pytest.raises(InputError, match=f"no plain CSV file, so {told} would do nothing"):
+            read_curves(tmp_path, **options)
 
 
 def test_repair_is_noted(tmp_path):
@@ -136,6 +218,10 @@ def test_the_multi_power_collection_wherever_it_lies(tmp_path, below):
     assert cos.facts["size"] == "25M"
     assert cos.facts["schedule"] == "cosine"
     assert cos.facts["measured_from"] == 2160
+    write_csv(tmp_path / below / "csv_25" / "two-stage.csv", [2200, 2300, 2300], [1e-4] * 3, [3, 2, 1])
+    with pytest.raises(InputError, match="2300 is there twice"):
+        read_curves(tmp_path)
+    assert read_curves(tmp_path, repair=True)[2].loss.tolist() == [3, 1]
     true = CASES["cosine"][0][: cos.total]
     assert np.abs(cos.lr - true).max() < 5e-5 * 3e-4  # the warmup among it, which is not in the files
     assert cos.steps[0] == 2160

@@ -105,6 +105,15 @@ def test_rates_meet_the_rows_and_never_turn_negative_or_exceed_the_largest(first
     assert found.max() <= rates.max()
 
 
+def test_what_comes_after_the_last_row():
+    assert rates_from_log([0, 2, 4], [1.0, 1.0, 0.5], until=3).tolist() == [1.0, 1.0, 1.0]  # cut; the corner is in it
+    assert rates_from_log([0, 2, 4], [1.0, 0.75, 0.5], until=7).tolist() == [1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25]
+    assert rates_from_log([0, 1, 2], [1.0, 0.6, 0.1], until=4).tolist() == [1.0, 0.6, 0.1, 0.0]  # not below 0
+    assert rates_from_log([0, 1, 2], [0.1, 0.1, 0.1], until=4).tolist() == [0.1] * 4
+    with pytest.raises(InputError, match="rates up to step 2 and losses up to 5"):
+        rates_from_log([0, 1, 2], [1.0, 1.0, 1.0], until=5)
+
+
 def test_what_comes_before_the_first_row():
     assert rates_from_log([4, 6], [1.0, 1.0], warmup=2).tolist() == [0.5, 1, 1, 1, 1, 1]
     assert rates_from_log([4, 6], [0.5, 0.5], warmup=2, peak_lr=1.0).tolist() == [0.5, 1, 1, 1, 0.5, 0.5]

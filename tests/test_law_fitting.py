@@ -15,7 +15,7 @@ from riverval.law_errors import correlation_time
 from riverval.law_fitting import HUBER, huber_cost, huber_weight
 from riverval.laws import LAWS, fit_law
 
-from .made_laws import PEAK, VALUES, known, made_curves, rates
+from .made_laws import PEAK, TRAINING, VALUES, known, made_curves, published_curves, rates
 
 
 @pytest.mark.parametrize(
@@ -111,6 +111,25 @@ def test_what_the_curves_do_not_show_is_said():
     assert math.isnan(fitted.errors["C"])
     assert any("C lies on its bound 0" in note for note in fitted.notes)
     assert any("lam is not determined" in note for note in fitted.notes)
+
+
+def test_one_minimum_is_not_called_two():
+    """Neither where a start stopped on its way, nor where the minima differ in what no point depends on."""
+    for law, curves in (
+        ("annealing", made_curves("annealing", noise=1e-3)[:1]),
+        ("noise-floor", made_curves("noise-floor")),
+    ):
+        assert not any("another minimum" in note for note in fit_law(law, curves, interval="residuals").notes)
+
+
+def test_a_parameter_at_its_end_does_not_hold_back_the_others():
+    """The minimum on the edge of a range is that of the fit in which the parameter is given at that edge."""
+    curves = published_curves("100M")
+    training = [curves[name] for name in TRAINING]
+    free = fit_law("multi-power", training, interval="residuals")
+    assert free.values["gamma"] == 0.99
+    given = fit_law("multi-power", training, interval="residuals", fixed={"gamma": 0.99})
+    assert free.values == pytest.approx(given.values, rel=3e-3)
 
 
 def test_a_range_that_ends_is_said():

@@ -114,6 +114,22 @@ def test_the_functional_mixture_holds_over_the_range_of_its_parameters(c, q):
     np.testing.assert_allclose(got, [functional_scaling(LR, n, p) for n in STEPS], rtol=2e-3)
 
 
+@pytest.mark.parametrize(("lr", "c"), [(1e-3, 0.01), (1e-5, 0.01), (1e-9, 1.0)])
+def test_the_functional_mixture_holds_in_runs_that_hardly_move(lr, c):
+    p = {**VALUES["functional-scaling"], "c": c, "A": 0.0, "L0": 0.0}
+    got = FunctionalScaling().evaluate(np.full(50, lr), [50], p)[0]
+    assert got == pytest.approx(functional_scaling(np.full(50, lr), 50, p), rel=1e-4)
+
+
+@pytest.mark.parametrize("C", [0.05, 2.0])
+def test_the_multi_power_law_has_its_first_rise_at_the_first_update(C):
+    """Where no warmup leads to the rate and the end alone is asked for, no state divides the plateau."""
+    p = {**VALUES["multi-power"], "C": C, "A": 0.0, "L0": 0.0}
+    lr = np.where(np.arange(3000) < 1500, PEAK, 0.5 * PEAK)
+    got = MultiPower().evaluate(lr, [3000], p)[0]
+    assert got == pytest.approx(multi_power(lr, 3000, p), abs=1e-4 * p["B"] * PEAK)
+
+
 def test_the_multi_power_gain_of_a_rest_does_not_depend_on_its_length():
     law = known_law("multi-power", VALUES["multi-power"])
     lr = np.concatenate([rates(1000), np.zeros(500)])

@@ -125,6 +125,9 @@ def test_rates_beyond_the_fitted_are_taken_if_named_and_said_to_be_an_extrapolat
     assert any("4 times beyond the fitted 0.0003, 0.001" in note for note in plan.notes)
     assert beyond_fit(of_two_rates, [3e-4], 4000) == []
     assert "2 times as long" in beyond_fit(of_two_rates, [3e-4], 8000)[0]
+    assert beyond_fit(of_two_rates, [1e-3], 200) == []  # a twentieth of 4000 updates at the largest rate
+    assert "that the fit left out" in beyond_fit(of_two_rates, [1e-3], 199)[0]
+    assert "that the fit left out" in beyond_fit(of_two_rates, [5e-4], 399)[0]
     assert "3 times beyond" in beyond_fit(of_two_rates, [1e-4], 4000)[0]
 
 
@@ -213,6 +216,7 @@ def test_a_written_prediction_is_read_as_a_curve_of_that_schedule(fitted, tmp_pa
         (curve,) = read_curves(write_prediction(tmp_path / name, fitted, schedule, predicted))
         np.testing.assert_array_equal(curve.steps, predicted.steps)
         np.testing.assert_array_equal(curve.loss, predicted.loss)
+        np.testing.assert_allclose(curve.lr[100:1998], schedule.values()[100:1998], rtol=0, atol=1e-4 * 3e-4)
         assert curve.total == 2000
         with pytest.raises(InputError, match="exists"):
             write_prediction(tmp_path / name, fitted, schedule, predicted)

@@ -13,10 +13,9 @@ from riverval.cli import main
 from riverval.curve_files import lr_scheduling_rates, read_curves
 from riverval.curves import Curve
 from riverval.errors import InputError, RivervalError
-from riverval.law_known import PUBLISHED
-from riverval.law_scores import rows_of, score_laws, summaries, write_scores
+from riverval.law_scores import score_laws, summaries
+from riverval.law_tables import page, tables_of, write_scores
 from riverval.law_trials import list_trials
-from riverval.laws import known_law
 
 from .test_curve_files import PUBLISHED as FOLDER
 from .test_curve_files import needs_published, write_csv
@@ -185,6 +184,23 @@ def test_final_losses_rest_on_the_offset_of_the_training_runs_only():
     assert by(scores, protocol="B", law="known-off", group="all")[0].end == pytest.approx(b.end + 0.02)
 
 
+def test_the_spread_of_the_offset_widens_the_interval_of_final_losses():
+    def inside(spread, error):
+        curves = [*grid(1e-3)[:4], run(9, 1e-3, share=0.4, final=error)]
+        curves[1] = run(1, 1e-3, total=50_000, share=0.0, final=spread)  # the fitted runs: the mean is spread / 2 off
+        curves[2] = run(2, 1e-3, final=-spread)
+        (score,) = by(score_laws(curves, ["known"], ["A"], fit=fit), group="curve")
+        return score.inside
+
+    # Known's interval is +-.01. Offsets of +-s differ by 2 s: a standard deviation of s sqrt(2), of a new run against
+    # the mean of two s sqrt(3), and 95 % of it are within 1.96 sqrt(3) s.
+    half = np.hypot(0.01, 1.959964 * np.sqrt(3) * 0.004)
+    assert inside(0.004, 0.999 * half) == inside(0.004, -0.999 * half) == 1
+    assert inside(0.004, 1.001 * half) == inside(0.004, -1.001 * half) == 0
+    assert inside(0.0, 0.00999) == 1
+    assert inside(0.0, 0.01001) == 0
+
+
 def test_kinds_of_ends_are_counted_apart():
     scores = score_laws(grid(1e-3), ["known"], ["A"], fit=fit)
     assert [(s.group, s.count) for s in summaries(scores)] == [
@@ -234,21 +250,51 @@ def test_one_fit_serves_all_trials_on_the_same_curves():
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
-def test_tables(tmp_path):
-    scores = score_laws([*multi_power("25M"), *grid(1e-3)], ["known-off", "broken"], ["M", "A"], fit=fit)
-    rows, notes = rows_of(scores)
-    assert rows[0][:6] == ("25M", "all (2)", "known-off", "2", "0.0200", rows[0][5])
-    assert rows[1][:5] == ("25M", "all (0)", "broken", "-", "-")
-    assert rows[1][-1] == "2"
+def test_tables_of_a_terminal():
+    scores = score_laws([*multi_power("25M"), *grid(1e-3)], ["known", "known-off", "broken"], ["M", "A"], fit=fit)
+    (m, a), notes = tables_of(scores)
+    assert (m.title, a.title) == ("M, 25M: 2 targets", "A, 124M 0.001: 4 targets")
+    assert m.header == ("law", "fitted", "MAE", "worst", "R2", "end", "in 95 %", "note")
+    assert m.rows[1][:4] == ("known-off", "2", "0.0200", "0.0200")
+    assert m.rows[1][5:] == ("+0.0200", "0.00", "1")
+    assert m.rows[2] == ("broken", "-", "-", "-", "-", "-", "-", "2")
+    assert a.header[2:4] == ("MAE", "MAE c<=0.4")
+    assert a.rows[2][3] == "-"
     assert notes == ["as made", "not fitted: needs a decay"]
+
+
+def test_notes_are_told_in_short():
+    long = "C = 2 lies on its bound and has no standard error; another minimum is as good within the noise, at C = 3"
+    scores = [replace(s, note=long) for s in score_laws(multi_power("25M"), ["known"], ["M"], fit=fit)]
+    short = "C = 2 lies on its bound, another minimum is as good within the noise"
+    assert tables_of(scores)[1] == [short]
+    assert f"* known: {short.replace(',', ' (M 25M);')} (M 25M)." in page(scores)
+
+
+def test_the_page_marks_the_best_and_says_what_the_fits_said():
+    curves = [*multi_power("25M"), *multi_power("100M", level=2.5), *grid(1e-3)]
+    text = page(score_laws(curves, ["known", "known-off", "broken"], ["M", "A", "C"], fit=fit))
+    lines = text.splitlines()
+    assert lines[0].startswith("Made by riverval ")
+    assert "| known-off | 2 fitted | as published |" in lines
+    assert "| 25M, all (2) | **0.0000 (0.0000)** | 0.0200 (0.0200) | - |" in lines
+    curve = next(line for line in lines if line.startswith("| 25M/wsd_20000_24000 |"))
+    assert curve.endswith(" | 0.0200 (+0.0200) |")  # a law without a score has no column
+    assert "| 124M 0.001, c<=0.4 (2) | **0.0000 (0.0000)** | 0.0200 (0.0200) | - |" in lines
+    assert "| M, 25M | 1.00 | 0.00 | - |" in lines
+    # What protocol C only repeats is not told again; it is where no other protocol has said it.
+    assert "* broken: not fitted: needs a decay (M 25M, 100M; A 124M 0.001)." in lines
+    transferred = "offers no transfer: predicts as fitted (C 25M to 100M, transferred, 100M to 25M, transferred)."
+    assert f"* known: as made (M 25M, 100M; A 124M 0.001); {transferred}" in lines
+
+
+def test_files(tmp_path):
+    scores = score_laws([*multi_power("25M"), *grid(1e-3)], ["known-off", "broken"], ["M", "A"], fit=fit)
     with (write_scores(tmp_path / "s.csv", scores)).open() as file:
         read = list(csv.DictReader(file))
     assert len(read) == len(scores)
     assert float(read[0]["mae"]) == scores[0].mae
-    text = write_scores(tmp_path / "s.md", scores).read_text()
-    assert "## Protocol M" in text
-    assert "| 25M | 25M/wsd_20000_24000 | 0.0200 (+0.0200) |" in text
-    assert "2. not fitted: needs a decay" in text
+    assert write_scores(tmp_path / "s.md", scores).read_text() == page(scores)
     with pytest.raises(InputError, match="exists"):
         write_scores(tmp_path / "s.md", scores)
     with pytest.raises(InputError, match=r"ends in \.csv or \.md"):
@@ -268,6 +314,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     )
     shown = capsys.readouterr()
     assert "Protocol M" in shown.out
+    assert max(map(len, shown.out.splitlines())) <= 100
     assert "1. as made" in shown.out
     assert "protocol M, 25M: broken: not fitted: needs a decay" in shown.err
     assert out.exists()
@@ -289,16 +336,21 @@ def test_an_unknown_law_is_refused():
 
 
 # --- the published curves --------------------------------------------------------------------------------------------
+def fit_quickly(name, curves):
+    return Known()
+
+
 @needs_published
 @pytest.mark.parametrize(("size", "mae"), [(25, 0.0038), (100, 0.0043)])
 def test_the_published_multi_power_law_has_its_known_errors(size, mae):
     curves = read_curves(FOLDER / "multi_power_law" / f"csv_{size}")
-
-    def published(name, curves):
-        return known_law("multi-power", PUBLISHED[curves[0].facts["size"]])
-
-    scores = score_laws(curves, ["published"], ["M"], fit=published)
-    assert summaries(scores)[0].mae == pytest.approx(mae, abs=1e-4)
+    given = score_laws(curves, ["multi-power"], ["M"], fit=fit_quickly)
+    scores = by(given, law="multi-power, published")
+    (joint,) = summaries(scores)
+    assert joint.mae == pytest.approx(mae, abs=1e-4)
+    assert (joint.parameters, joint.given) == (0, 7)
+    assert np.isnan(joint.inside)
+    assert "| multi-power, published | 0 fitted, 7 published | as published |" in page(given)
     ends = {25: {"wsd_20": -0.010, "wsdld_": -0.010, "cosine": -0.002, "consta": 0.003},
             100: {"wsd_20": -0.015, "wsdld_": -0.017, "cosine": -0.002, "consta": -0.008}}  # fmt: skip
     found = {s.target.split("/")[1][:6]: s.end for s in scores if s.group == "curve"}

@@ -111,6 +111,15 @@ def test_the_reference_of_the_hill():
     assert kernel_area(5.0, 1.2) == pytest.approx((1 - 6.0**-0.2) / (5.0 * 0.2), rel=1e-12)
 
 
+@pytest.mark.parametrize("lr", [1e-5, 1e-9, 1e-30])
+@pytest.mark.parametrize("C", [1.0, 600.0])
+def test_a_run_that_hardly_moves_forgets_nothing(lr, C):
+    law = known_law("river-valley", {**TRUE, "A": 0.0, "L0": 0.0, "C": C, "p": 2.0}, init_std=None)
+    kernel = (1 + C * lr * np.arange(50)) ** -TRUE["beta"]
+    expected = TRUE["N"] * np.sum(kernel) * lr**2 / REFERENCE_RATE / kernel_area(C, TRUE["beta"])
+    assert law.predict(np.full(50, lr), [50]).loss[0] == pytest.approx(expected, rel=1e-4)
+
+
 def test_rates_of_zero_change_nothing():
     law = known_law("river-valley", TRUE)
     lr = rates(2000, "linear")
@@ -124,6 +133,25 @@ def test_a_fit_finds_the_parameters_that_made_the_curves():
     fitted = fit_law("river-valley", made_curves("river-valley", noise=2e-4))
     for name, (value, error) in fitted.parameters.items():
         assert abs(value - TRUE[name]) < 4 * error, name
+
+
+def test_errors_are_those_of_models_drawn_from_what_is_known_before():
+    """Curves with less noise than the cost takes: what is known weighs too much, and the errors must say so."""
+    rng = np.random.default_rng(0)
+    misses = []
+    for _ in range(16):
+        z = rng.standard_normal(4)
+        drawn = {"N": 0.63 + 0.3 * abs(z[0]), "C": 650 * np.exp(1.6 * z[1]), "beta": 1.2 * np.exp(0.3 * z[2])}
+        law = known_law("river-valley", {"L0": 2.6, "A": 0.55, "alpha": 0.5, "p": 1.81 + 0.1 * z[3], **drawn})
+        curves = []
+        for shape, start, total in (("cosine", 0.1, 6000), ("constant", 0.8, 6000), ("step", 0.5, 4000)):
+            lr, steps = rates(total, shape, start=start), np.arange(100, total + 1, 100)
+            loss = law.predict(lr, steps).loss * np.exp(3e-4 * rng.standard_normal(steps.size))
+            curves.append(Curve(shape, lr, steps, loss))
+        fitted = fit_law("river-valley", curves, interval="residuals")
+        misses.append([(fitted.values[name] - law.values[name]) / fitted.errors[name] for name in ("alpha", "p", "N")])
+    rms = np.sqrt(np.mean(np.square(misses), axis=0))
+    assert np.all((rms > 0.5) & (rms < 1.7)), rms
 
 
 def test_without_a_cooldown_the_hill_is_what_is_known_before():

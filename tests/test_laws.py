@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -180,6 +181,41 @@ def test_a_known_law_has_no_interval():
     assert np.isnan(told.high).all()
 
 
+@EVERY
+def test_a_warmup_from_zero_has_a_prediction(name):
+    told = known(name).predict(np.concatenate([[0.0, 0.0], rates(50)]))
+    assert told.steps.tolist() == list(range(3, 53))
+    assert np.isfinite(told.loss).all()
+
+
+def test_an_interval_is_in_order_or_not_there():
+    """A parameter that the curves leave open makes it wide but finite; a loss below 0 has none."""
+    known_zero = known_law("annealing", {**VALUES["annealing"], "L0": 0.0, "A": 0.0})
+    law = replace(known_zero, covariance=np.eye(5), discrepancy=0.01)
+    told = law.predict(rates(3000, "linear"), [3000])
+    assert told.loss < 0
+    assert np.isnan([told.low, told.high]).all()
+    wide = replace(known("noise-floor"), covariance=1e9 * np.eye(4), discrepancy=0.01).predict(rates(300))
+    assert np.isfinite(wide.high).all()
+    assert np.all(wide.low < wide.loss)
+
+
+def test_the_order_of_names_in_a_file_does_not_matter(tmp_path):
+    fitted = fit_law("noise-floor", made_curves("noise-floor", noise=1e-3), interval="residuals")
+    path = tmp_path / "law.json"
+    path.write_text(json.dumps(fitted.to_dict(), sort_keys=True), encoding="utf-8")
+    read = load_law(path)
+    assert list(read.values) == list(fitted.values)  # the order of the covariance
+    np.testing.assert_array_equal(read.predict(rates(500)).high, fitted.predict(rates(500)).high)
+
+
+def test_options_and_what_was_seen_survive_a_file(tmp_path):
+    fitted = fit_law("river-valley", made_curves("river-valley"), interval="residuals", init_std=None, weight_decay=0.2)
+    read = load_law(save_law(fitted, tmp_path / "law.json"))
+    assert read.law == fitted.law
+    assert read.seen == fitted.seen == {"peak_lrs": [PEAK], "updates": 4000, "warmup": 200}
+
+
 def test_states_of_a_prediction_end_with_the_run():
     assert known("noise-floor").predict(rates(7)).steps.tolist() == [1, 2, 3, 4, 5, 6, 7]
     steps = known("noise-floor").predict(rates(12345)).steps
@@ -203,6 +239,7 @@ def test_states_of_a_prediction_end_with_the_run():
         (lambda: known("noise-floor").predict([0.1, 0.1], [3]), "states must be"),
         (lambda: known("noise-floor").predict([0.0, 0.1], [1, 2]), "ask for later states"),
         (lambda: fit_law("noise-floor", []), "at least one curve"),
+        (lambda: fit_law("noise-floor", made_curves("noise-floor") * 2), "two curves have the name 'constant'"),
         (lambda: fit_law("noise-floor", made_curves("noise-floor"), interval="wide"), "unknown interval 'wide'"),
         (lambda: fit_law("noise-floor", made_curves("noise-floor"), weighting="loss"), "unknown weighting 'loss'"),
         (lambda: fit_law("noise-floor", made_curves("noise-floor"), seed=-1), "seed must be"),
@@ -232,3 +269,35 @@ def test_files_that_are_no_laws(tmp_path):
     with pytest.raises(StoreError, match="cannot write"):
         save_law(known("annealing"), tmp_path / "none" / "law.json")
     assert load_law(save_law(known("annealing"), path, overwrite=True)).values == VALUES["annealing"]
+
+
+@pytest.mark.parametrize("name", ["noise-floor", "river-valley"])
+def test_a_transfer_carries_the_errors_of_what_it_keeps(name):
+    """L0 and A answer a change of a kept parameter as a transfer with that change does."""
+    before = fit_law(name, made_curves(name, noise=5e-4), interval="residuals")
+    stable = made_curves(name, noise=1e-5, seed=1)[:1]
+    after = before.transfer(stable, interval="residuals")
+    names = list(before.values)
+    for kept in set(names) - {"L0", "A"}:
+        error = before.errors[kept]
+        assert after.errors[kept] == error
+        moved = replace(before, values={**before.values, kept: before.values[kept] + 0.01 * error})
+        answer = moved.transfer(stable, interval="residuals")
+        row = np.linalg.solve(
+            _block(before.covariance, names), after.covariance[names.index("A"), _places(names)]
+        )  # of A, by all kept ones
+        found = (answer.values["A"] - after.values["A"]) / (0.01 * error)
+        assert row[[n for n in names if n not in ("L0", "A")].index(kept)] == pytest.approx(found, rel=0.05, abs=1e-6)
+    lr = rates(4000, "linear", start=0.9)
+    exact = replace(after, covariance=np.zeros_like(after.covariance))
+    assert np.ptp([after.predict(lr, [4000]).high, after.predict(lr, [4000]).low]) > np.ptp(
+        [exact.predict(lr, [4000]).high, exact.predict(lr, [4000]).low]
+    )
+
+
+def _places(names):
+    return [i for i, n in enumerate(names) if n not in ("L0", "A")]
+
+
+def _block(covariance, names):
+    return covariance[np.ix_(_places(names), _places(names))]

@@ -100,6 +100,8 @@ def test_a_plan_over_rates_has_a_panel_of_them(fitted, tmp_path):
     figure = plots_laws.plan(plan)
     by_rate = sorted(plan.best_of_each, key=lambda c: c.peak_lr)
     assert holds(figure.axes[1], [c.loss for c in by_rate])
+    low, high = figure.axes[1].get_ylim()
+    assert low < by_rate[0].loss < high  # a far rate is in sight
     assert plots.write(figure, tmp_path / "plan.png").stat().st_size > 10_000
 
 
