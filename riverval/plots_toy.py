@@ -29,7 +29,7 @@ PAPER_PLATEAU = (0.08, 0.12)
 FAMILIES = {"WSD": BLUE, "WSD-S": RED, "cyclic cosine": ORANGE, "cosine": GREY}
 DECAYS = {
     "optimal": ("black", "-", "none"), "linear": (BLUE, "-", "o"), "inverse": (RED, "-", "s"),
-    "1-sqrt": (GREEN, "-", "^"), "cosine": (ORANGE, "-", "D"), "mirror-cosine": (ORANGE, ":", "D"),
+    "1-sqrt": (GREEN, "-", "^"), "cosine": (ORANGE, "-", "D"), "mirror-cosine": (ORANGE, ":", "*"),
     "square": (PURPLE, "-", "v"), "exponential": (SKY, "-", "P"), "power": (GREY, "--", "X"),
 }  # fmt: skip
 """Colour, line and marker of each decay."""

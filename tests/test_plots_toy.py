@@ -25,6 +25,7 @@ SMALL = {
 def test_every_study_has_a_picture():
     assert {*plots_toy.PICTURES} == {*STUDIES} == {*SMALL}
     assert {*plots_toy.DECAYS} == {*SHAPES, "optimal"}
+    assert len({(colour, marker) for colour, _, marker in plots_toy.DECAYS.values()}) == len(plots_toy.DECAYS)
 
 
 @pytest.mark.parametrize("name", STUDIES)
