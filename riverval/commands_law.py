@@ -233,7 +233,7 @@ def _show_plan(found: Plan) -> None:
     best, all_of_them = found.best, _plans(len(found.candidates))
     say(
         f"{found.law}: {found.steps} updates, warmup {found.warmup}; the best of {all_of_them} is base rate "
-        f"{best.peak_lr:g}, {best.shape} cooldown of {best.fraction:.3g} of the run, from update {best.start} on"
+        f"{best.peak_lr:g}, {best.decay} cooldown of {best.fraction:.3g} of the run, from update {best.start} on"
     )
     say(f"final loss {best.loss:.4f}" + (f", 95 % {_interval(found.low, found.high)}" if found.low > 0 else ""))
     header = ("base lr", "shape", "cooldown", "from update", "final loss", "minus the best", "told apart")
@@ -242,8 +242,8 @@ def _show_plan(found: Plan) -> None:
         return
     alike = found.alike
     say(f"not told from the best (0 in the 95 % interval of the difference): {len(alike)} of {len(found.candidates)}")
-    for shape in dict.fromkeys(c.shape for c in alike):
-        of = [c for c in alike if c.shape == shape]
+    for shape in dict.fromkeys(c.decay for c in alike):
+        of = [c for c in alike if c.decay == shape]
         shares, rates = [c.fraction for c in of], [c.peak_lr for c in of]
         say(f"  {shape}: cooldown {_range(shares)}, base rate {_range(rates)}")
     near = sum(c.difference <= found.missed for c in found.candidates)
@@ -256,7 +256,7 @@ def _show_plan(found: Plan) -> None:
 def _row(c: Candidate) -> tuple[str, ...]:
     apart = f"{c.difference:+.4f}" + ("" if math.isnan(c.half) else f" ± {c.half:.4f}")
     told = "best" if not c.difference else "-" if math.isnan(c.half) else "no" if c.alike else "yes"
-    return f"{c.peak_lr:g}", c.shape, f"{c.fraction:.3g}", str(c.start), f"{c.loss:.4f}", apart, told
+    return f"{c.peak_lr:g}", c.decay, f"{c.fraction:.3g}", str(c.start), f"{c.loss:.4f}", apart, told
 
 
 def _plans(count: int) -> str:

@@ -70,7 +70,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Curve:
+class StateLoss:
     """The loss of the states of a run; `error` is the standard error over replicates (zero for a single run)."""
 
     state: IntArray
@@ -78,7 +78,7 @@ class Curve:
     error: FloatArray
 
 
-def curve(ds: xr.Dataset) -> Curve | None:
+def curve(ds: xr.Dataset) -> StateLoss | None:
     """The loss on states: `loss` of theory and toy (mean over replicates) or `val_loss` of a real run; None without.
 
     Replicates that diverged are left out.
@@ -87,7 +87,7 @@ def curve(ds: xr.Dataset) -> Curve | None:
     if values is None:
         return None
     error = values.std(axis=0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.zeros(values.shape[1])
-    return Curve(ds["eval_step"].to_numpy(), values.mean(axis=0), error)
+    return StateLoss(ds["eval_step"].to_numpy(), values.mean(axis=0), error)
 
 
 def _losses(ds: xr.Dataset) -> FloatArray | None:

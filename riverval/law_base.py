@@ -131,7 +131,7 @@ class Prediction:
 class Law:
     """Base of the laws; the fields of a subclass are its options.
 
-    Class attributes:
+    Attributes:
         name: name in `LAWS`.
         formula: one line for people.
         thetas: the nonlinear parameters.

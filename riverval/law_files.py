@@ -10,8 +10,9 @@ import numpy as np
 from . import store
 from ._schedule import Schedule
 from .errors import InputError
+from .law_base import Prediction
 from .law_plan import Candidate, Plan
-from .laws import FittedLaw, Prediction
+from .laws import FittedLaw
 from .provenance import provenance
 from .schema import Variable, build, declare
 

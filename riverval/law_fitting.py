@@ -17,18 +17,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares, nnls
 
 from ._checks import pick
 from ._typing import FloatArray, IntArray
+from .curves import Curve
 from .errors import InputError
 from .law_base import Law, Track
-
-if TYPE_CHECKING:
-    from .curves import Curve
 
 HUBER = 1e-3
 """Residuals beyond it count linearly; in units of log loss, so a tenth of a percent."""
@@ -229,13 +227,13 @@ def _starts(problem: Problem, seed: int) -> list[FloatArray]:
 
 
 def huber_cost(residual: FloatArray, weight: FloatArray) -> float:
-    """sum_i weight_i rho(r_i), rho(r) = r^2 / 2 up to `HUBER` and HUBER (|r| - HUBER / 2) beyond."""
+    """sum_i weight_i rho(r_i), rho(r) = r^2 / 2 up to `HUBER` and HUBER (abs r - HUBER / 2) beyond."""
     size = np.abs(residual)
     return float(weight @ np.where(size <= HUBER, 0.5 * size**2, HUBER * (size - 0.5 * HUBER)))
 
 
 def huber_weight(residual: FloatArray) -> FloatArray:
-    """rho'(r) / r: 1 up to `HUBER`, HUBER / |r| beyond."""
+    """rho'(r) / r: 1 up to `HUBER`, HUBER / abs r beyond."""
     return HUBER / np.maximum(np.abs(residual), HUBER)
 
 

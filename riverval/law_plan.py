@@ -39,7 +39,7 @@ class Candidate:
 
     Attributes:
         peak_lr: rate of the plateau.
-        shape: of the cooldown.
+        decay: shape of the cooldown, by name.
         fraction: length of the cooldown as a fraction of the budget.
         start: updates made before the cooldown.
         loss: after the last update.
@@ -48,7 +48,7 @@ class Candidate:
     """
 
     peak_lr: float
-    shape: str
+    decay: str
     fraction: float
     start: int
     loss: float
@@ -104,7 +104,7 @@ class Plan:
         """The best candidate of every shape and rate, by increasing loss."""
         best: dict[tuple[float, str], Candidate] = {}
         for c in self.candidates:
-            best.setdefault((c.peak_lr, c.shape), c)
+            best.setdefault((c.peak_lr, c.decay), c)
         return tuple(best.values())
 
 
@@ -185,7 +185,7 @@ def _candidates(law: FittedLaw, schedules: Sequence[WSD]) -> list[Candidate]:
     return [
         Candidate(
             peak_lr=s.peak_lr,
-            shape=s.shape.name,
+            decay=s.shape.name,
             fraction=s.cooldown,
             start=s.total - round(s.cooldown * s.total),
             loss=float(loss[k]),

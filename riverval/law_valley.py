@@ -122,7 +122,7 @@ class RiverValley(Law):
     A short list of curves leaves C, beta, p and N poorly determined together, so the fit holds them to what the curves
     of other models say (`prior` of each, a value and a spread; see the docs for where they come from).
 
-    Options:
+    Attributes:
         weight_decay: lambda of AdamW.
         init_std: s, standard deviation of the initial weights; None for a net whose loss is not blind to the length of
             its weights, or an optimizer that does not move by its rate: the plain clock S = sum of eta.

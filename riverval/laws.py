@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,16 +21,14 @@ from . import law_known, law_valley  # noqa: F401  (they fill the registry)
 from ._checks import check_int, check_number, check_options, pick
 from ._schedule import Schedule, rates_of
 from ._typing import ArrayLike, FloatArray
+from .curves import Curve
 from .errors import InputError, StoreError
 from .law_base import LAWS, Law, Prediction, Track, even_steps
 from .law_errors import INTERVALS, carried_over, errors_of, left_out
 from .law_fitting import Problem, fit, without_start
 
-if TYPE_CHECKING:
-    from .curves import Curve
-
 __all__ = [
-    "DEFAULT_LAW", "LAWS", "FittedLaw", "Law", "Prediction", "fit_law", "known_law", "load_law", "make_law", "save_law",
+    "DEFAULT_LAW", "LAWS", "FittedLaw", "fit_law", "known_law", "load_law", "make_law", "save_law",
 ]  # fmt: skip
 
 DEFAULT_LAW = "river-valley"

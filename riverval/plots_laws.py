@@ -14,9 +14,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from ._schedule import Schedule
 from ._typing import FloatArray
 from .errors import InputError
+from .law_base import Prediction
 from .law_plan import Candidate, Plan
 from .law_scores import Score, summaries
-from .laws import FittedLaw, Prediction
+from .laws import FittedLaw
 from .plots import BLUE, CYCLE, GREY, _grid, _shade
 from .plots_instruments import LEGEND, NULL
 from .plots_panels import _sequence
@@ -127,9 +128,9 @@ def plan(found: Plan) -> Figure:
 
 def _candidates(axis: Axes, found: Plan, shown: Sequence[Candidate], place: str, title: str) -> None:
     """Lines of one kind of candidates by shape, with the interval of the difference to the best around each."""
-    shapes = list(dict.fromkeys(c.shape for c in sorted(found.candidates, key=lambda c: c.shape)))
+    shapes = list(dict.fromkeys(c.decay for c in sorted(found.candidates, key=lambda c: c.decay)))
     for shape, colour in zip(shapes, _curve_colours(len(shapes)), strict=True):
-        line = sorted((c for c in shown if c.shape == shape), key=lambda c: float(getattr(c, place)))
+        line = sorted((c for c in shown if c.decay == shape), key=lambda c: float(getattr(c, place)))
         x, y, half, alike = (np.array([getattr(c, n) for c in line], dtype=float)
                              for n in (place, "loss", "half", "alike"))  # fmt: skip
         axis.fill_between(x, y - half, y + half, color=colour, alpha=0.18, lw=0)
@@ -148,7 +149,7 @@ def _candidates(axis: Axes, found: Plan, shown: Sequence[Candidate], place: str,
 
 
 def _named(best: Candidate) -> str:
-    return f"best: {best.shape}, cooldown {best.fraction:.3g}"
+    return f"best: {best.decay}, cooldown {best.fraction:.3g}"
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------

@@ -179,7 +179,7 @@ def test_plan_tells_the_best_and_what_is_not_told_from_it(capsys: Capture) -> No
     shown = capsys.readouterr().out
     plan = plan_cooldown(load_law("law.json"), 3000, shapes=("linear", "cosine"))
     assert (
-        f"{plan.best.shape} cooldown of {plan.best.fraction:.3g} of the run, from update {plan.best.start} on" in shown
+        f"{plan.best.decay} cooldown of {plan.best.fraction:.3g} of the run, from update {plan.best.start} on" in shown
     )
     assert f"final loss {plan.best.loss:.4f}, 95 % {plan.low:.4f} to {plan.high:.4f}" in shown
     assert f"{len(plan.alike)} of {len(plan.candidates)}" in shown

@@ -45,8 +45,8 @@ def test_the_best_is_the_minimum_of_predictions_made_one_by_one(fitted):
         for c in (0.1, 0.3, 0.8):
             schedule = WSD(peak_lr=3e-4, steps=3000, warmup=200, cooldown=c, shape=make_shape(name))
             told[name, c] = fitted.predict(schedule, [3000]).loss[0]
-    assert {(c.shape, c.fraction): c.loss for c in plan.candidates} == pytest.approx(told, rel=1e-12)
-    assert (plan.best.shape, plan.best.fraction) == min(told, key=lambda key: told[key])
+    assert {(c.decay, c.fraction): c.loss for c in plan.candidates} == pytest.approx(told, rel=1e-12)
+    assert (plan.best.decay, plan.best.fraction) == min(told, key=lambda key: told[key])
     assert [c.loss for c in plan.candidates] == sorted(told.values())
     assert plan.best.difference == 0.0
     assert plan.candidates[-1].difference == pytest.approx(max(told.values()) - min(told.values()))

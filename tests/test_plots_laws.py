@@ -86,7 +86,7 @@ def test_a_plan_marks_the_best_and_what_is_not_told_from_it(fitted):
     plan = plan_cooldown(fitted, 3000)
     (axis,) = plots_laws.plan(plan).axes
     for shape in ("linear", "1-sqrt", "cosine"):
-        of = sorted((c for c in plan.candidates if c.shape == shape), key=lambda c: c.fraction)
+        of = sorted((c for c in plan.candidates if c.decay == shape), key=lambda c: c.fraction)
         assert holds(axis, [c.loss for c in of])
     assert holds(axis, [plan.best.loss])
     filled = [line for line in axis.lines if line.get_marker() == "o" and line.get_markerfacecolor() != "white"]
