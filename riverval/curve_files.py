@@ -43,7 +43,7 @@ _SIZE_FOLDER = re.compile(r"csv_(\d+)")
 _SHAPE_OF = {"linear": "linear", "sqrt": "1-sqrt"}  # what that collection calls the shapes
 _START = 0.01  # rate of the first update of its warmups, as a share of the peak
 _FAR_FINAL = 0.1  # the two validation losses of one state differ by .03 to .04 there
-_LOGGED = 1e-6  # relative rounding of its logged rates
+_LOGGED = 2e-5  # relative rounding of its logged rates, which have five digits or more
 
 
 def read_curves(
