@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
 ROOMS = {folder: package for package, folder in SETTINGS["package-dir"].items()}
 COMMAND_LINE = (
-    "__main__", "cli", "cli_bigram", "cli_check", "cli_keep", "cli_options", "cli_study", "commands", "commands_law", "console", "demo",
+    "__main__", "cli", "cli_bigram", "cli_check", "cli_keep", "cli_options", "cli_study", "commands", "commands_law",
+    "console", "demo",
 )  # fmt: skip
 # Modules that are read, not imported: importing one runs it.
 SCRIPTS = ("minimal",)
