@@ -175,6 +175,16 @@ def scores(of: Sequence[Score]) -> Figure | None:
     return figure
 
 
+_ROUND = (1.0, 2.0, 5.0)
+
+
+def _round_ends(values: Sequence[float]) -> tuple[float, float]:
+    """The nearest of 1, 2 and 5 times a power of ten on both sides: a narrower axis would have a single such tick."""
+    powers = range(math.floor(math.log10(min(values))) - 1, math.ceil(math.log10(max(values))) + 2)
+    places = [digit * 10.0**power for power in powers for digit in _ROUND]
+    return max(p for p in places if p < min(values)), min(p for p in places if p > max(values))
+
+
 def _mean_log(known: Sequence[Score], law: str) -> float:
     return float(np.mean([math.log(s.mae) for s in known if s.law == law]))
 
@@ -191,7 +201,8 @@ def _protocol(axis: Axes, known: Sequence[Score], laws: Sequence[str]) -> None:
         if errors:
             axis.plot(float(np.mean(errors)), row, "|", color="black", ms=15, mew=2)
     axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_xlim(*_round_ends([s.mae for s in known]))
+    axis.xaxis.set_major_locator(LogLocator(subs=_ROUND))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axis.minorticks_off()
     axis.set_ylim(-0.6, len(laws) - 0.4)

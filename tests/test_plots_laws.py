@@ -132,3 +132,12 @@ def test_many_data_sets_have_no_names_and_no_scores_no_picture():
     many = [score("good", "C", f"pair {k}", 0.01 + 0.001 * k) for k in range(9)]
     assert words(plots_laws.scores(many).axes[0]) == ["9 pairs of data"]
     assert plots_laws.scores([]) is None
+
+
+def test_scores_close_together_have_ticks_that_can_be_read():
+    """Values of one decade, for which matplotlib would fall back to many ticks on top of each other."""
+    figure = plots_laws.scores([score("good", "M", "25M", 0.0022), score("bad", "M", "25M", 0.0044)])
+    axis = figure.axes[0]
+    low, high = axis.get_xlim()
+    ticks = [tick for tick in axis.get_xticks() if low * 0.999 <= tick <= high * 1.001]
+    np.testing.assert_allclose(ticks, [0.002, 0.005])
