@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +15,8 @@ from . import cli_options
 from ._checks import check_options, check_steps
 from ._format import number, with_error
 from .console import console, say, show_table
-from .curve_files import read_curves
-from .curves import Curve
+from .curve_files import Collection, read_collection
+from .curves import Curve, LeftOut
 from .errors import InputError
 from .law_files import CURVE_FILES, PLAN_FILES, check_ending, write_plan, write_prediction
 from .law_fitting import WEIGHTING
@@ -47,7 +48,7 @@ def law() -> None:
 
 @law_app.command("fit", epilog="Example: riverval law fit logs/ --curves-named 'wsd*,constant' --out law.json")
 def fit(
-    curves: Annotated[Path, typer.Argument(help="A file of curves (CSV with step, lr, loss; .nc), or a folder.")],
+    curves: Annotated[Path, typer.Argument(help="A file (CSV, TSV, JSONL with step, lr, loss; .nc), or a folder.")],
     law: Annotated[str, typer.Option(help=f"One of {', '.join(LAWS)}.")] = DEFAULT_LAW,
     curves_named: Annotated[
         str | None, typer.Option(help="Fit only these, separated by commas; * and ? stand for any letters.")
@@ -61,7 +62,7 @@ def fit(
     skip: Annotated[
         float, typer.Option(help="Leave out the points before this share of the largest cumulative rate.")
     ] = 0.05,
-    warmup: Annotated[int | None, typer.Option(help="Updates of a linear warmup that the CSV files leave out.")] = None,
+    warmup: Annotated[int | None, typer.Option(help="Updates of a linear warmup that the tables leave out.")] = None,
     peak_lr: Annotated[float | None, typer.Option(help="The rate after that warmup, if not the first row's.")] = None,
     column_step: Annotated[str | None, typer.Option(help="Column of the updates made, if not step.")] = None,
     column_lr: Annotated[str | None, typer.Option(help="Column of the rate, if not lr.")] = None,
@@ -74,13 +75,17 @@ def fit(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Fit a law to the loss curves of one model: its parameters with their errors, and what it leaves over."""
+    """Fit a law to the loss curves of one model: its parameters with their errors, and what it leaves over.
+
+    A curve in a folder that cannot be read is left out, with a line that says why, unless --curves-named asks for it.
+    """
     if out is not None:
         check_ending(out, (".json",), "a fitted law")
         _refuse_existing([out, out.with_suffix(".png")], overwrite)
     named = {"step": column_step, "lr": column_lr, "loss": column_loss}
     columns = {name: given for name, given in named.items() if given is not None}
-    found = read_curves(curves, warmup=warmup, peak_lr=peak_lr, repair=repair, columns=columns or None)
+    found = read_collection(curves, warmup=warmup, peak_lr=peak_lr, repair=repair, columns=columns or None)
+    _tell_of_left_out(found.left_out)
     chosen = _named(found, curves_named)
     given = cli_options.parse_pairs("--option", option)
     options: dict[str, Any] = {name: None if value == "none" else value for name, value in given.items()}
@@ -97,14 +102,18 @@ def fit(
         say(f"wrote {plots.write(plots_laws.fit(fitted, chosen), out.with_suffix('.png'))}")
 
 
-def _named(curves: list[Curve], names: str | None) -> list[Curve]:
+def _named(found: Collection, names: str | None) -> list[Curve]:
     patterns = _names(names)
     if patterns is None:
-        return curves
+        return list(found.curves)
     for pattern in patterns:
-        if not any(fnmatchcase(c.name, pattern) for c in curves):
-            raise InputError(f"no curve is named {pattern!r}; there are: {', '.join(c.name for c in curves)}")
-    return [c for c in curves if any(fnmatchcase(c.name, pattern) for pattern in patterns)]
+        if any(fnmatchcase(c.name, pattern) for c in found.curves):
+            continue
+        for run in found.left_out:
+            if fnmatchcase(run.name, pattern):
+                raise InputError(f"{run.name} is asked for and cannot be read: {run.reason}")
+        raise InputError(f"no curve is named {pattern!r}; there are: {', '.join(c.name for c in found.curves)}")
+    return [c for c in found.curves if any(fnmatchcase(c.name, pattern) for pattern in patterns)]
 
 
 def _show_fit(fitted: FittedLaw, curves: list[Curve]) -> None:
@@ -311,7 +320,8 @@ def score(
     """Fit every law to some published runs and hold its predictions against the others.
 
     Protocols: M fits a cosine, a constant and a two-stage curve of one size; A the stable run and one cooldown of one
-    rate; B no decay at all; C another rate or size. What a law chooses, it chooses on the curves of its fit.
+    rate; B no decay at all; C another rate or size. What a law chooses, it chooses on the curves of its fit. A run that
+    cannot be read is left out, with a line that says why; it is an error if a protocol fits it.
     """
     if out is not None:
         check_out(out, overwrite=overwrite)
@@ -320,9 +330,11 @@ def score(
 
         plots.picture_format(plot)
         _refuse_existing([plot], overwrite)
-    found = [curve for folder in curves for curve in read_curves(folder)]
+    parts = [read_collection(folder) for folder in curves]
+    found, left_out = [c for part in parts for c in part.curves], [run for part in parts for run in part.left_out]
     _tell_of(found)
-    scores = score_laws(found, _names(laws), _names(protocols), tell=_tell)
+    _tell_of_left_out(left_out)
+    scores = score_laws(found, _names(laws), _names(protocols), left_out=left_out, tell=_tell)
     for protocol, meaning in PROTOCOLS.items():
         tables, notes = tables_of([s for s in scores if s.protocol == protocol])
         if tables:
@@ -352,6 +364,11 @@ def _tell_of(curves: list[Curve]) -> None:
     _tell(f"read {len(curves)} curves, {len(noted)} of them with notes")
     for curve in noted:
         _tell(f"  {curve.name}: {'; '.join(curve.notes)}")
+
+
+def _tell_of_left_out(runs: Sequence[LeftOut]) -> None:
+    for run in runs:
+        _tell(str(run))
 
 
 def _say_offsets(scores: list[Score]) -> None:

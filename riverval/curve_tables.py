@@ -1,4 +1,6 @@
-"""Loss curves from tables: any CSV file with columns for the step, the rate and the loss.
+"""Loss curves from tables: any CSV, TSV or JSONL file with columns for the step, the rate and the loss.
+
+In JSONL every line is an object and its fields are cells; null, like a field that is not there, is an empty one.
 
 Loggers differ in what they call the columns, in the sign between them, and in whether every row has every number. What
 is certain is read: an empty cell is a number that was not logged, so a row may give a rate, a loss, or both, as rows of
@@ -10,6 +12,8 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +26,25 @@ from ._typing import FloatArray, NDArray
 from .curves import Curve, rates_from_log, tidy_rows
 from .errors import InputError
 
-__all__ = ["COLUMNS", "TableOptions", "header_of", "looks_like_log", "read_table", "rows_of", "text_of"]
+__all__ = [
+    "COLUMNS", "ENDINGS", "TableOptions", "column_of", "fault_of", "header_of", "kind_of", "looks_like_log",
+    "read_table", "rows_of", "stem_of", "text_of",
+]  # fmt: skip
 
 COLUMNS = ("step", "lr", "loss")
 """What a log must hold, and the names of the columns where no others are given."""
 
+ENDINGS = (".csv", ".tsv", ".jsonl")
+"""What names of tables end in; each may be followed by .gz."""
+
 _SEPARATORS = ",;\t"
 _REST = "\n"  # key of the cells beyond the header; no name of a column has a line end
+_FAULT = "\n\n"  # key of what is wrong with a row
+_SHOWN = 60  # letters of a bad text in a message
+_EXAMPLE = '{"step": 100, "lr": 0.001, "loss": 3.2}'
+
+Rows = Iterator[tuple[int, dict[str, Any], str]]
+"""Number of the line, cells, and what is wrong with them or an empty text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +79,18 @@ class TableOptions:
         return {**{name: name for name in COLUMNS}, **(self.columns or {})}
 
 
+def kind_of(path: Path) -> str | None:
+    """csv, tsv or jsonl by the ending of the name; None for another one."""
+    ending = Path(path.name.lower().removesuffix(".gz")).suffix
+    return ending[1:] if ending in ENDINGS else None
+
+
+def stem_of(path: Path) -> str:
+    """The name of a table without its endings."""
+    whole = path.name[: -len(".gz")] if path.name.lower().endswith(".gz") else path.name
+    return Path(whole).stem if kind_of(path) else whole
+
+
 def text_of(path: Path) -> str:
     """The text of a file, unpacked if its name ends in .gz.
 
@@ -72,77 +100,162 @@ def text_of(path: Path) -> str:
     try:
         raw = path.read_bytes()
         return (gzip.decompress(raw) if path.name.lower().endswith(".gz") else raw).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text in UTF-8 ({error}); save it as such") from error
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} cannot be read as text in UTF-8 ({error}); fetch it again, or save it as such"
+        ) from error
 
 
 def header_of(path: Path) -> list[str]:
-    """Names of the columns of a CSV file, empty where the file is."""
-    lines = text_of(path).splitlines()
-    return [name.strip() for name in next(csv.reader(lines[:1], delimiter=_separator(lines[0])), [])] if lines else []
+    """Names of the columns of a table, empty where the file is.
+
+    Raises:
+        InputError: the file is no text, or its first line not what its ending says.
+    """
+    return _parts(path)[0]
 
 
 def looks_like_log(path: Path, names: Mapping[str, str]) -> bool:
-    """Whether a CSV file that was met in a folder is a log: two of its columns, and one that has to do with a loss.
+    """Whether a table that was met in a folder is a log: two of its columns, and one that has to do with a loss.
 
-    So a log that lacks one column is refused rather than passed over.
+    So a log that lacks one column is refused rather than passed over, and an empty file too.
     """
     header = header_of(path)
+    if not header:
+        return True
     with_loss = names["loss"] in header or any("loss" in name.lower() for name in header)
     return with_loss and sum(name in header for name in names.values()) >= 2
 
 
 def rows_of(path: Path, needed: Iterable[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file by column; rows without any number are left out.
+    """The rows of a table by column, the number of the line under ""; rows with none of the needed are left out.
+
+    A row with more or fewer cells than the header is among them: see `fault_of`.
 
     Raises:
-        InputError: a needed column is missing or there twice, a row has more or fewer cells than the header, or the
-            file is no CSV.
+        InputError: a needed column is missing or there twice, or the file is not what its ending says.
     """
-    text = text_of(path)
-    first = text.splitlines()[0] if text else ""
-    lines = io.StringIO(text, newline=None)
-    reader = csv.DictReader(lines, skipinitialspace=True, delimiter=_separator(first), restkey=_REST)
+    header, found = _parts(path)
+    needed = list(needed)
+    _check_header(path, header, needed, found)
     rows = []
-    try:
-        header = [str(name).strip() for name in reader.fieldnames or ()]
-        _check_header(path, header, needed)
-        reader.fieldnames = header
-        for row in reader:
-            cells: list[Any] = [row[name] for name in header]
-            extra = [cell for cell in row.get(_REST) or () if cell.strip()]
-            if None in cells or extra:
-                found = sum(cell is not None for cell in cells) + len(extra)
-                raise InputError(
-                    f"{path}, line {reader.line_num}: {found} cells for {len(header)} columns; mend the row"
-                )
-            if any(cell.strip() for cell in cells):
-                rows.append({**row, "": str(reader.line_num)})
-    except csv.Error as error:
-        raise InputError(f"{path} is no CSV file ({error})") from error
+    for line, cells, fault in found:
+        if fault:
+            rows.append({**cells, "": str(line), _FAULT: f"{path}, line {line}: {fault}"})
+        elif any(cells[name].strip() for name in needed):
+            rows.append({**cells, "": str(line)})
     return rows
 
 
-def _separator(first: str) -> str:
+def fault_of(row: Mapping[str, str]) -> str:
+    """What is wrong with the cells of a row, with its file and line; empty where nothing is."""
+    return row.get(_FAULT, "")
+
+
+def _parts(path: Path) -> tuple[list[str], Rows]:
+    return _json_parts(path) if kind_of(path) == "jsonl" else _csv_parts(path)
+
+
+def _csv_parts(path: Path) -> tuple[list[str], Rows]:
+    text = text_of(path)
+    first = text.splitlines()[0] if text else ""
+    lines = io.StringIO(text, newline=None)
+    reader = csv.DictReader(lines, skipinitialspace=True, delimiter=_separator(path, first), restkey=_REST)
+    try:
+        header = [str(name).strip() for name in reader.fieldnames or ()]
+    except csv.Error as error:
+        raise InputError(f"{path} is no CSV file ({error})") from error
+    reader.fieldnames = header
+    return header, _csv_rows(path, reader, header)
+
+
+def _csv_rows(path: Path, reader: csv.DictReader[str], header: list[str]) -> Rows:
+    try:
+        for row in reader:
+            cells: list[Any] = [row[name] for name in header]
+            extra = [cell for cell in row.get(_REST) or () if cell.strip()]
+            found = sum(cell is not None for cell in cells) + len(extra)
+            wrong = None in cells or extra
+            yield reader.line_num, row, f"{found} cells for {len(header)} columns; mend the row" if wrong else ""
+    except csv.Error as error:
+        raise InputError(f"{path} is no CSV file ({error})") from error
+
+
+def _separator(path: Path, first: str) -> str:
+    """A tab where the ending promises one, else the most frequent sign of the first line."""
+    if kind_of(path) == "tsv" and "\t" in first:
+        return "\t"
     return max(_SEPARATORS, key=first.count)
 
 
-def _check_header(path: Path, header: list[str], needed: Iterable[str]) -> None:
-    needed = list(needed)
+def _json_parts(path: Path) -> tuple[list[str], Rows]:
+    """A field that an object lacks was not logged there: loggers write the training and the validation loss apart."""
+    found = list(_objects(path))
+    header = list(dict.fromkeys(name for _, fields in found for name in fields))
+    return header, ((line, {name: _cell(fields.get(name)) for name in header}, "") for line, fields in found)
+
+
+def _cell(value: Any) -> str:
+    """What a CSV file would have there."""
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSONL file with the numbers of their lines; empty lines count, but hold none."""
+    for number, line in enumerate(text_of(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line, object_pairs_hook=_distinct)
+        except InputError as error:
+            raise InputError(f"{path}, line {number}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            raise InputError(
+                f"{path}, line {number}: not JSON ({why}); every line must be an object such as {_EXAMPLE}"
+            ) from None
+        if not isinstance(found, dict):
+            raise InputError(
+                f"{path}, line {number}: {_shown(line.strip())} is no object; every line must be one such as {_EXAMPLE}"
+            )
+        yield number, found
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for k, (name, _) in enumerate(pairs) if name in dict(pairs[:k]))
+        raise InputError(f"the field {twice} is there twice; drop or rename one")
+    return found
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _check_header(path: Path, header: list[str], needed: list[str], rows: Rows) -> None:
     missing = [name for name in needed if name not in header]
     if missing:
+        nested = dict.fromkeys(name for _, cells, _ in rows for name in header if (cells[name] or "").startswith("{"))
+        unpack = f" (the numbers inside {', '.join(nested)} need fields of their own)" if nested else ""
         raise InputError(
             f"{path} has no column {', '.join(missing)}; a curve needs the columns {', '.join(needed)}, with the rate "
-            f"that of the update which follows the logged step (found: {', '.join(header) or 'nothing'}). Columns of "
-            f"other names are given with --column-step, --column-lr and --column-loss (in Python: columns)"
+            f"that of the update which follows the logged step (found: {', '.join(header) or 'nothing'}{unpack}). "
+            f"Columns of other names are given with --column-step, --column-lr and --column-loss (in Python: columns)"
         )
     twice = [name for name in needed if header.count(name) > 1]
     if twice:
         raise InputError(f"{path} has the column {twice[0]} twice; drop or rename one")
 
 
-def _column(path: Path, rows: list[dict[str, str]], name: str) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """The numbers of a column, and where there are any."""
+def column_of(path: Path, rows: list[dict[str, str]], name: str) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """The numbers of a column, and where there are any.
+
+    Raises:
+        InputError: a cell that is no number, or a row with too many or too few cells.
+    """
+    if fault := next(filter(None, map(fault_of, rows)), ""):
+        raise InputError(fault)
     there = np.array([bool(row[name].strip()) for row in rows], dtype=bool)
     numbers = np.full(there.size, np.nan)
     for k in np.flatnonzero(there):
@@ -151,7 +264,7 @@ def _column(path: Path, rows: list[dict[str, str]], name: str) -> tuple[FloatArr
         except ValueError:
             raise InputError(
                 f"{path}, line {rows[k]['']}: column {name} must hold numbers such as 1000 or 0.001, got "
-                f"{rows[k][name]!r}"
+                f"{_shown(rows[k][name])!r}"
             ) from None
     return numbers, there
 
@@ -164,12 +277,12 @@ def read_table(path: Path, options: TableOptions) -> Curve:
     """
     told, names = str(path), options.names
     rows = rows_of(path, names.values())
-    step, has_step = _column(path, rows, names["step"])
+    step, has_step = column_of(path, rows, names["step"])
     if not has_step.all():
         k = int(np.argmin(has_step))
         raise InputError(f"{path}, line {rows[k]['']}: no {names['step']}; every row needs one")
-    lr, has_lr = _column(path, rows, names["lr"])
-    loss, has_loss = _column(path, rows, names["loss"])
+    lr, has_lr = column_of(path, rows, names["lr"])
+    loss, has_loss = column_of(path, rows, names["loss"])
     measured, repaired = tidy_rows(told, {"step": step[has_loss], "loss": loss[has_loss]}, repair=options.repair)
     # A rate counts even where the loss beside it does not, so the rates are tidied by themselves.
     rated, rated_repaired = tidy_rows(
@@ -183,13 +296,13 @@ def read_table(path: Path, options: TableOptions) -> Curve:
     )
     said = [*_incomplete(has_lr, has_loss), *_beyond_the_rows(rated, last, options), *repaired, *rated_repaired]
     facts: dict[str, Any] = {
-        "format": "csv", "peak_lr": float(rates.max()), "updates": rates.size, "notes": list(dict.fromkeys(said)),
+        "format": kind_of(path), "peak_lr": float(rates.max()), "updates": rates.size,
+        "notes": list(dict.fromkeys(said)),
     }  # fmt: skip
     if options.warmup is not None:
         facts["warmup"] = options.warmup
     after = measured["step"] >= 1
-    stem = path.name.removesuffix(".gz").removesuffix(".csv")
-    return Curve(stem, rates, measured["step"][after].astype(np.int64), measured["loss"][after], facts=facts)
+    return Curve(stem_of(path), rates, measured["step"][after].astype(np.int64), measured["loss"][after], facts=facts)
 
 
 def _incomplete(has_lr: NDArray[np.bool_], has_loss: NDArray[np.bool_]) -> Iterator[str]:

@@ -8,6 +8,7 @@ stated rules and refuses where the log does not say enough.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from ._checks import check_int, check_number
 from ._typing import ArrayLike, FloatArray, IntArray
 from .errors import InputError
 
-__all__ = ["Curve", "rates_from_log", "tidy_rows"]
+__all__ = ["Curve", "LeftOut", "Source", "rates_from_log", "tidy_rows"]
 
 FEWEST = 2
 """Points of the shortest curve."""
@@ -92,6 +93,48 @@ class Curve:
     def notes(self) -> list[str]:
         """What was repaired or left out when the curve was read."""
         return list(self.facts.get("notes", []))
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run of a collection that could not be read.
+
+    Attributes:
+        name: as the curve would have, or where its settings cannot be read the name in the collection.
+        reason: the message of the error, with the file.
+        facts: as `Curve.facts`, as far as they are known without reading the run.
+    """
+
+    name: str
+    reason: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"left out {self.name}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run that was found and is not read yet.
+
+    Attributes:
+        name, facts: as those of `LeftOut`.
+        told: the file, for messages.
+        read: the curve, or an InputError.
+    """
+
+    name: str
+    told: str
+    read: Callable[[], Curve]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def try_to_read(self) -> Curve | LeftOut:
+        """The curve, or what keeps it from being one."""
+        try:
+            return self.read()
+        except InputError as error:
+            reason = str(error) if self.told in str(error) else f"{self.told}: {error}"
+            return LeftOut(self.name, reason, self.facts)
 
 
 def tidy_rows(

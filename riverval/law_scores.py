@@ -18,7 +18,7 @@ import numpy as np
 
 from ._checks import pick
 from ._typing import ArrayLike, FloatArray
-from .curves import Curve
+from .curves import Curve, LeftOut
 from .errors import InputError, RivervalError
 from .law_known import PUBLISHED
 from .law_trials import SHORT, Tell, Trial, list_trials
@@ -105,6 +105,7 @@ def score_laws(
     protocols: Sequence[str] | None = None,
     *,
     fit: Fit | None = None,
+    left_out: Sequence[LeftOut] = (),
     tell: Tell | None = None,
 ) -> list[Score]:
     """Fit laws and hold their predictions against the curves.
@@ -114,6 +115,7 @@ def score_laws(
         laws: names; all of `riverval.laws.LAWS` if None.
         protocols: keys of `PROTOCOLS`; all if None.
         fit: called with a name and the training curves; `riverval.laws.fit_law` if None.
+        left_out: runs that could not be read: an error where one would be fitted.
         tell: called with a line of progress now and then.
 
     Returns:
@@ -122,14 +124,14 @@ def score_laws(
         published parameters of the size, under the name "multi-power, published".
 
     Raises:
-        InputError: an unknown law or protocol, or curves that allow no trial.
+        InputError: an unknown law or protocol, or as `riverval.law_trials.list_trials`.
     """
     if fit is None:
         fit = fit_law
         laws = list(LAWS) if laws is None else list(laws)
         for name in laws:
             pick("law", name, LAWS)
-    trials = list_trials(curves, protocols, tell=tell)
+    trials = list_trials(curves, protocols, left_out=left_out, tell=tell)
     scores = []
     for law in laws or ():
         fits: dict[tuple[str, ...], _Attempt] = {}

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 
 from ._checks import unknown
-from .curves import Curve
+from .curves import Curve, LeftOut
 from .errors import InputError
 
 __all__ = ["PROTOCOLS", "Trial", "list_trials"]
@@ -34,6 +34,8 @@ PROTOCOLS = {
 MULTI_POWER_FIT = ("cosine_24000", "constant_24000", "wsdcon_9")
 COOLDOWN_FIT = (25_000, 0.2)  # updates of the run and share of the cooldown
 SHORT = 0.4  # cooldowns up to this share are counted apart too: longer ones are hardly used
+
+_TOLD = 3  # reasons in one message
 
 Tell = Callable[[str], None]
 
@@ -60,43 +62,59 @@ class Trial:
 
 
 def list_trials(
-    curves: Sequence[Curve], protocols: Sequence[str] | None = None, *, tell: Tell | None = None
+    curves: Sequence[Curve],
+    protocols: Sequence[str] | None = None,
+    *,
+    left_out: Sequence[LeftOut] = (),
+    tell: Tell | None = None,
 ) -> list[Trial]:
     """The trials that the curves allow.
 
     Args:
         curves: as `riverval.curve_files.read_curves` returns them for the two public collections.
         protocols: keys of `PROTOCOLS`; all if None.
+        left_out: runs that could not be read, see `riverval.curve_files.read_collection`.
         tell: called with a sentence for each group of curves that lacks what a protocol needs.
 
     Raises:
-        InputError: an unknown protocol, or curves that allow no trial at all.
+        InputError: an unknown protocol, curves that allow no trial at all, or a run to fit among those left out.
     """
     wanted = list(PROTOCOLS) if protocols is None else list(protocols)
     for name in wanted:
         if name not in PROTOCOLS:
             raise unknown("protocol", name, PROTOCOLS)
     tell = tell or (lambda text: None)
-    trials = [*_multi_power_trials(curves, tell), *_grid_trials(curves, tell)]
+    trials = []
+    for of, keys in ((_multi_power_trials, "MBC"), (_grid_trials, "ABC")):
+        trials += of(curves, left_out if set(keys) & set(wanted) else (), tell)
     kept = [trial for name in wanted for trial in trials if trial.protocol == name]
     if not kept:
         raise InputError(
             f"these {len(curves)} curves allow no trial of protocol {', '.join(wanted)}: that needs the curves "
             f"{', '.join(MULTI_POWER_FIT)} and others of one size, or the stable run, the linear cooldown of a fifth "
             f"of 25000 updates and others of one rate, from the two public collections"
+            + "".join(f"; {run}" for run in left_out[:_TOLD])
+            + (f"; and {len(left_out) - _TOLD} more" if len(left_out) > _TOLD else "")
         )
     return kept
 
 
-def _multi_power_trials(curves: Sequence[Curve], tell: Tell) -> list[Trial]:
+def _multi_power_trials(curves: Sequence[Curve], left_out: Sequence[LeftOut], tell: Tell) -> list[Trial]:
     sizes: dict[str, dict[str, Curve]] = {}
     for curve in curves:
         if curve.facts.get("format") == "multi-power-law":
             sizes.setdefault(curve.facts["size"], {})[curve.facts["schedule"]] = curve
+    lost: dict[str, dict[str, LeftOut]] = {}
+    for run in left_out:
+        if run.facts.get("format") == "multi-power-law":
+            lost.setdefault(run.facts["size"], {})[run.facts["schedule"]] = run
+            sizes.setdefault(run.facts["size"], {})
     parts = {}
     for size in sorted(sizes, key=lambda s: float(s.rstrip("M"))):
         of = sizes[size]
         missing = [name for name in MULTI_POWER_FIT if name not in of]
+        if missing and all(name in lost.get(size, {}) for name in missing):
+            _read(lost[size][missing[0]])
         if missing or len(of) == len(MULTI_POWER_FIT):
             tell(f"{size} is passed over: it lacks {', '.join(missing) or 'curves to predict'}")
             continue
@@ -115,19 +133,21 @@ def _multi_power_trials(curves: Sequence[Curve], tell: Tell) -> list[Trial]:
     return out
 
 
-def _grid_trials(curves: Sequence[Curve], tell: Tell) -> list[Trial]:
-    groups: dict[tuple[str, float], list[Curve]] = {}
-    for curve in curves:
-        facts = curve.facts
-        if facts.get("format") == "lr-scheduling":
-            groups.setdefault((_model(curve, curves), facts["peak_lr"]), []).append(curve)
+def _grid_trials(curves: Sequence[Curve], left_out: Sequence[LeftOut], tell: Tell) -> list[Trial]:
+    runs: list[Curve | LeftOut] = [*curves, *left_out]
+    groups: dict[tuple[str, float], list[Curve | LeftOut]] = {}
+    for run in runs:
+        facts = run.facts
+        if facts.get("format") == "lr-scheduling" and "peak_lr" in facts:
+            groups.setdefault((_model(run, runs), facts["peak_lr"]), []).append(run)
     parts = {}
     for key in sorted(groups):
         chosen = _training_runs(groups[key])
         if chosen is None:
             tell(f"{key[0]} {key[1]:g} is passed over: it lacks the stable run or the linear cooldown to fit")
             continue
-        targets = tuple(curve for curve in groups[key] if _is_target(curve, chosen[1]))
+        read = [run for run in groups[key] if isinstance(run, Curve)]
+        targets = tuple(curve for curve in read if _is_target(curve, chosen[1]))
         if targets:
             parts[key] = (chosen, targets)
     out = []
@@ -142,26 +162,45 @@ def _grid_trials(curves: Sequence[Curve], tell: Tell) -> list[Trial]:
     return out
 
 
-def _model(curve: Curve, curves: Sequence[Curve]) -> str:
+def _model(curve: Curve | LeftOut, curves: Sequence[Curve | LeftOut]) -> str:
     """Its size, and the data it was trained on where the size was trained on several."""
     size = curve.facts.get("size")
     several = len({c.facts.get("dataset") for c in curves if c.facts.get("size") == size}) > 1
     return " ".join(filter(None, [size, curve.facts.get("dataset") if several else None]))
 
 
-def _training_runs(group: Sequence[Curve]) -> tuple[Curve, Curve] | None:
+def _training_runs(group: Sequence[Curve | LeftOut]) -> tuple[Curve, Curve] | None:
     """The stable run and the cooldown to fit: the longest stable run, and of equals those of the linear family.
 
-    The collection has two stable runs of each rate; its linear cooldowns were resumed from the one marked linear.
+    The collection has two stable runs of each rate; its linear cooldowns were resumed from the one marked linear. A
+    repeat stands in for a run that cannot be read, another run does not.
+
+    Raises:
+        InputError: one of the two cannot be read.
     """
-    total, share = COOLDOWN_FIT
-    stable = [c for c in group if c.facts["shape"] == "constant"]
-    cooled = [c for c in group if c.facts["shape"] == "linear" and c.facts["cooldown"] == share and c.total == total]
+    stable = [run for run in group if run.facts["shape"] == "constant"]
+    cooled = [
+        run for run in group if run.facts["shape"] == "linear"
+        and (run.facts["updates"], run.facts["cooldown"]) == COOLDOWN_FIT
+    ]  # fmt: skip
 
-    def fitness(curve: Curve) -> tuple[int, bool, int]:
-        return curve.total, curve.facts.get("decay_type") == "linear", -len(curve.notes)
+    def fitness(run: Curve | LeftOut) -> tuple[int, bool, bool, int]:
+        facts = run.facts
+        linear = facts.get("decay_type") == "linear"
+        return facts["updates"], linear, isinstance(run, Curve), -len(facts.get("notes", ()))
 
-    return (max(stable, key=fitness), max(cooled, key=fitness)) if stable and cooled else None
+    if not stable or not cooled:
+        return None
+    return _read(max(stable, key=fitness)), _read(max(cooled, key=fitness))
+
+
+def _read(run: Curve | LeftOut) -> Curve:
+    if isinstance(run, Curve):
+        return run
+    raise InputError(
+        f"{run.name} is a run to fit and cannot be read: {run.reason}. To go on without its group, choose other "
+        f"protocols or take it out of the collection"
+    )
 
 
 def _is_target(curve: Curve, fitted: Curve) -> bool:

@@ -158,11 +158,14 @@ class FittedLaw:
 
         Args:
             curves: curves of that run, such as a part of its stable phase.
-            options: `weighting`, `interval`, `skip` and `seed` of `fit_law`, with its defaults.
+            options: `weighting`, `interval`, `skip` and `seed` of `fit_law`. Where they are not given, `weighting` and
+                `skip` are those with which this law was fitted; the others, and all of known parameters, are the
+                defaults of `fit_law`.
 
         Raises:
             InputError: as `fit_law`.
         """
+        options = {k: v for k, v in self.fit_options.items() if k in ("weighting", "skip")} | options
         kept = {name: value for name, value in self.values.items() if name not in ("L0", "A")}
         moved = _fit(self.law, curves, fixed=kept, **options)
         refitted = {name: error for name, error in moved.errors.items() if name not in kept}

@@ -28,7 +28,7 @@ LAYERS: dict[int, str] = {
     2: "provenance store recorder observer diagnostics landscape_data laws bounds "
     "_phases _cadence _updates _watching _plan _prober _closing theory theory_decay theory_runs theory_paths "
     "_moment_steps theory_moments "
-    "law_base law_fitting law_errors law_known law_valley curves curve_tables curve_files",
+    "law_base law_fitting law_errors law_known law_valley curves curve_tables curve_scheduling curve_files",
     3: "compare forecast law_trials law_scores law_tables law_plan law_files",
     4: "toy.* experiments.*",
     5: "console plots plots_bigram plots_toy report plots_instruments plots_observer plots_panels plots_real "

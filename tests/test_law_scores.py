@@ -307,7 +307,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         lr = np.append(curve.lr, curve.lr[-1])
         steps = curve.steps + 2160
         write_csv(tmp_path / "csv_25" / f"{stem}.csv", steps, lr[curve.steps], curve.loss)
-    monkeypatch.setattr(commands_law, "score_laws", lambda *given, tell: score_laws(*given, fit=fit, tell=tell))
+    monkeypatch.setattr(commands_law, "score_laws", lambda *given, **told: score_laws(*given, fit=fit, **told))
     out = tmp_path / "scores.csv"
     main_ok(
         ["law", "score", "--curves", str(tmp_path), "--laws", "known, broken", "--protocols", "M", "--out", str(out)]

@@ -156,6 +156,25 @@ def test_a_transfer_moves_the_river_only(name):
     assert math.isnan(transferred.errors[next(n for n in before.values if n not in ("L0", "A"))])
 
 
+def test_a_transfer_is_fitted_as_the_law_was(tmp_path):
+    curves = made_curves("noise-floor", noise=2e-3)
+    short = replace(curves[1], steps=curves[1].steps[::9], loss=curves[1].loss[::9])
+    before = fit_law("noise-floor", curves, weighting="curves", skip=0.3, interval="residuals")
+    explicit = before.transfer([curves[0], short], weighting="curves", skip=0.3)
+    for law in (before, load_law(save_law(before, tmp_path / "law.json"))):
+        after = law.transfer([curves[0], short])
+        assert (after.fit_options["weighting"], after.fit_options["skip"]) == ("curves", 0.3)
+        assert after.fit_options["interval"] == "folds"  # of the transfer alone
+        assert after.values == explicit.values
+        assert after.fitted_on == explicit.fitted_on
+    for given in ({"skip": 0.0}, {"weighting": "points"}):
+        other = before.transfer([curves[0], short], **given)
+        assert other.fit_options == {**explicit.fit_options, **given}
+        assert other.values != explicit.values
+    plain = known("noise-floor").transfer(curves[:1])
+    assert (plain.fit_options["weighting"], plain.fit_options["skip"]) == ("points", 0.05)
+
+
 # --- one law, in detail -----------------------------------------------------------------------------------------------
 def test_intervals_contain_new_measurements():
     law = fit_law("noise-floor", made_curves("noise-floor", noise=2e-3))
