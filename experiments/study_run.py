@@ -249,19 +249,25 @@ class Watch:
         self.open = {s.cell.key: s.updates for g in self.groups for s in g.steps}  # updates that are still to be made
         self._cost = sum(self.open.values())
         self._cells = len(self.open)
-        self._first: tuple[float, int] | None = None  # time and updates done at the first update: loading is over
+        self._each = {c.key: c.config.batch * c.config.parameters for c in self.left}
+        self._first: tuple[float, int] | None = None  # time and work to do at the first update: loading is over
         self._told = 0.0
 
     @property
     def _done(self) -> int:
         return self._cost - sum(self.open.values())
 
+    @property
+    def _work(self) -> int:
+        """Of the updates still to be made, examples times parameters: an update costs in proportion to both."""
+        return sum(self._each[key] * updates for key, updates in self.open.items())
+
     def __call__(self, event: Event) -> None:
         kind, key, *rest = event
         if kind == "update":
             self.open[key] = min(self.open[key], self._totals[key] - rest[0])
             if self._first is None:
-                self._first = time.monotonic(), self._done
+                self._first = time.monotonic(), self._work
                 self._told = self._first[0] - SECONDS_BETWEEN_LINES + SECONDS_TO_FIRST_LINE
             elif time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
                 self._line("")
@@ -280,11 +286,11 @@ class Watch:
         self.tell(f"{counts}{self._left()}{'; ' if what else ''}{what}")
 
     def _left(self) -> str:
-        """The time left, by the updates since the first: evaluations, probes and loading are in it."""
-        if self._first is None or not self.open or self._done == self._first[1]:
+        """The time left, by the work since the first update: evaluations, probes and loading are in it."""
+        if self._first is None or not self.open or self._work == self._first[1]:
             return ""
-        each = (time.monotonic() - self._first[0]) / (self._done - self._first[1])
-        return f", {duration(each * (self._cost - self._done))} left"
+        started, planned = self._first
+        return f", {duration((time.monotonic() - started) * self._work / (planned - self._work))} left"
 
 
 def duration(seconds: float) -> str:

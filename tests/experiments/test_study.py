@@ -312,6 +312,23 @@ def test_the_time_left_is_by_the_updates_made(cells, monkeypatch):
     assert len(told) == 1
 
 
+def test_the_time_left_counts_examples_and_parameters(cells, monkeypatch):
+    """The first cell has a quarter of the batch and half of the parameters of the five others."""
+    clock, told = [1000.0], []
+    monkeypatch.setattr(study_run.time, "monotonic", lambda: clock[0])
+    base = cells[0].config
+    bigger = [replace(c, config=replace(c.config, batch=4 * base.batch, parameters=2 * base.parameters)) for c in cells]
+    mixed = [cells[0], *bigger[1:]]
+    groups = [groups_of([cell])[0] for cell in mixed]
+    watch = study_run.Watch(mixed, mixed, groups, told.append)
+    total = len(cells[0].rates)
+    watch(("update", cells[0].key, 0))
+    clock[0] += 20.0
+    watch(("update", cells[0].key, total // 2))
+    seconds = 20.0 * (1 + 5 * 16)  # as many for its other half, 16 times that for each of the others
+    assert told == [f"cells 0/6, updates {total // 2}/{6 * total}, {study_run.duration(seconds)} left"]
+
+
 def test_a_study_that_is_under_way_is_left_alone(cells, tmp_path):
     ended = []
 
