@@ -40,6 +40,8 @@ from .plots_toy import DECAYS, FAMILIES
 from .schedules import schedule_from_dict
 
 REFERENCE = "black"
+DECADES = 100.0
+"""Positive values that differ by a larger factor are drawn on a logarithmic axis."""
 FEW = 3
 """So many curves have colours that are easily told apart, more have those of an order."""
 
@@ -321,6 +323,20 @@ def _values_and_gaps(outcome: Axes, gap: Axes, ds: xr.Dataset, variable: str, me
     gap.set_ylabel("minus the reference's")
     _bare(outcome)
     _zero(gap, "null: as the reference", legend=False)
+    means = _finite(ds["outcome_mean"].sel(metric=metric))
+    differences = _finite(ds["outcome_gap"].sel(metric=metric, plan=_compared(ds)))
+    if means.size and np.all(means > 0) and means.max() > DECADES * means.min():
+        outcome.set_yscale("log")
+        if np.any(differences):
+            gap.set_yscale("symlog", linthresh=np.abs(differences[differences != 0]).min())
+    if not differences.size:
+        gap.text(0.5, 0.5, "the references have none", transform=gap.transAxes, ha="center", va="bottom", color=GREY)
+        gap.set_yticks([])
+
+
+def _finite(values: xr.DataArray) -> FloatArray:
+    found: FloatArray = values.to_numpy()
+    return found[np.isfinite(found)]
 
 
 def _logarithmic(axis: Axes, places: Sequence[float]) -> None:

@@ -541,6 +541,25 @@ def test_one_seed_failed_cells_and_missing_parts_are_drawn_too(name):
         studies.study(empty).canvas.draw()
 
 
+def test_values_over_decades_are_logarithmic_and_their_gaps_too():
+    ds = widths()
+    share = np.where(ds["plan_parameters"] > 20_000, 1e-4, 1.0)
+    for variable in ("outcome", "outcome_mean", "outcome_gap"):
+        ds[variable][{"metric": 1}] = ds[variable].isel(metric=1) * share
+    axes = studies.study(ds).axes
+    scales = {a.get_ylabel(): (a.get_yscale(), b.get_yscale()) for a, b in zip(axes[::2], axes[1::2], strict=True)}
+    assert scales == {"held-out loss (nat)": ("linear", "linear"), "training loss (nat)": ("log", "symlog")}
+
+
+def test_a_panel_of_gaps_without_any_says_so():
+    ds = widths()
+    assert not studies.study(ds).axes[1].texts
+    ds["outcome_gap"][{"metric": 0}] = ds["outcome_gap"].isel(metric=0).where(ds["plan"] == ds["plan_against"])
+    with_none, with_some = studies.study(ds).axes[1::2]
+    assert [t.get_text() for t in with_none.texts] == ["the references have none"]
+    assert not with_some.texts
+
+
 def test_a_study_unknown_here_shows_all_its_gaps():
     ds = nets().assign_attrs(config='{"study": "brand new"}')
     assert len(studies.study(ds).axes) == ds.sizes["metric"]
