@@ -174,11 +174,12 @@ def _refuse_other(file: Path, cells: Sequence[Cell], overwrite: bool) -> None:
         raise InputError(f"{file} is of other settings; choose another --out, or replace it with --overwrite")
 
 
-def _bare(described: dict[str, Any]) -> list[dict[str, Any]]:
-    """The configurations of plans without what does not make another cell."""
+def _bare(described: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The configuration of each plan without what does not make another cell; the order in a file is another one."""
     common, plans = described.get("common", {}), described.get("plans", {})
-    whole = {name: {**common, **own} for name, own in plans.items()}
-    return [{"plan": name, **{k: v for k, v in c.items() if k not in NOT_OF_A_CELL}} for name, c in whole.items()]
+    return {
+        name: {k: v for k, v in {**common, **own}.items() if k not in NOT_OF_A_CELL} for name, own in plans.items()
+    }
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

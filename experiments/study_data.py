@@ -21,6 +21,7 @@ import xarray as xr
 from scipy.special import stdtrit
 
 from .._typing import ArrayLike, FloatArray, NDArray
+from ..compare import cooldown_gain
 from ..provenance import provenance
 from ..schedules import Schedule, schedule_from_dict
 from ..schema import build, validate
@@ -33,6 +34,7 @@ METRICS = {
     "val_accuracy": "held-out accuracy",
     "train_accuracy": "training accuracy",
     "cooldown_gain": "fall of the held-out loss in the last cooldown",
+    "cooldown_hill": "that fall beyond what the river alone would bring",
 }
 LEVEL = 0.05
 CURVES = ("val_loss", "val_accuracy")
@@ -124,7 +126,8 @@ def _metrics(ds: xr.Dataset | None) -> dict[str, float]:
     start = cooldown_of(json.loads(ds.attrs["config"])["schedule"])
     if start is not None:
         out["cooldown_gain"] = float(ds["val_loss"].sel(eval_step=start)) - out["val_loss"]
-    return out
+    told = cooldown_gain(ds)
+    return out if told is None else {**out, "cooldown_hill": told.hill}
 
 
 def cooldown_of(described: dict[str, Any]) -> int | None:
@@ -204,7 +207,7 @@ def over_seeds(values: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray, F
 
 def higher_is_better(metric: str) -> bool:
     """Whether more of a metric is better: of accuracies and gains, not of losses."""
-    return metric.endswith(("accuracy", "gain"))
+    return metric.endswith(("accuracy", "gain", "hill"))
 
 
 def verdict(low: float, high: float, *, higher_is_better: bool = False) -> str:

@@ -196,23 +196,36 @@ def noise_plans(bench: Bench, s: NoiseSetting) -> list[Plan]:
     return made
 
 
+GAINS = {"gain": "cooldown_gain", "hill": "cooldown_hill"}
+"""Names of what the powers are of, and the metric behind each."""
+
+
 def exponents(ds: xr.Dataset, s: NoiseSetting, plans: Sequence[Plan], runs: Runs) -> dict[str, Any]:
     """Powers a, b of gain ~ rate^a batch^b by least squares of logarithms, seed by seed.
 
     Expected of the noise floor of a quadratic at small rates: a = 1 and b = -1 for SGD, whose floor is
-    (rate/4) Tr Sigma with Sigma ~ 1/batch, b = -1/2 for Adam, (rate/4) sum of standard deviations (derived). Gains of
-    0 or below have no logarithm and are left out, which biases the powers; the table counts them. The gain of the
-    cooldown holds what the trunk would have gained besides, so that the powers come out nearer to 0.
+    (rate/4) Tr Sigma with Sigma ~ 1/batch, b = -1/2 for Adam, (rate/4) sum of standard deviations (derived). The whole
+    gain of the cooldown holds what the trunk would have gained besides, so that its powers come out nearer to 0; the
+    part beyond the river (`riverval.compare.cooldown_gain`) has powers of its own. What is 0 or below has no
+    logarithm and is left out, which biases the powers; the table counts it.
     """
-    gains = ds["outcome"].sel(metric="cooldown_gain").values if "cooldown_gain" in ds["metric"] else np.zeros((0, 0))
-    fits = [fit_powers(ds["plan_peak"].values, ds["plan_batch"].values.astype(float), row) for row in gains]
-    found = np.array(fits or [(math.nan, math.nan)])
-    (rate, batch), (rate_error, batch_error), *_ = mean_over_seeds(found)
-    return {
-        "gain_rate_exponent": rate, "gain_rate_exponent_error": rate_error,
-        "gain_batch_exponent": batch, "gain_batch_exponent_error": batch_error,
-        "gain_batch_exponent_expected": -1.0 if plans[0].config.optimizer == "sgd" else -0.5,
-    }  # fmt: skip
+    rates, batches = ds["plan_peak"].values, ds["plan_batch"].values.astype(float)
+    found = {}
+    for of, metric in GAINS.items():
+        powers = np.array([fit_powers(rates, batches, row) for row in _of_metric(ds, metric)])
+        (rate, batch), (rate_error, batch_error), *_ = mean_over_seeds(powers)
+        found |= {
+            f"{of}_rate_exponent": rate, f"{of}_rate_exponent_error": rate_error,
+            f"{of}_batch_exponent": batch, f"{of}_batch_exponent_error": batch_error,
+        }  # fmt: skip
+    return {**found, "gain_batch_exponent_expected": -1.0 if plans[0].config.optimizer == "sgd" else -0.5}
+
+
+def _of_metric(ds: xr.Dataset, metric: str) -> FloatArray:
+    """A metric by seed and plan; nan where no run has it."""
+    if metric in ds["metric"]:
+        return np.asarray(ds["outcome"].sel(metric=metric).transpose("seed", "plan").values, dtype=np.float64)
+    return np.full((ds.sizes["seed"], ds.sizes["plan"]), np.nan)
 
 
 def fit_powers(rates: FloatArray, batches: FloatArray, gains: FloatArray) -> tuple[float, float]:
@@ -231,16 +244,19 @@ def fit_powers(rates: FloatArray, batches: FloatArray, gains: FloatArray) -> tup
 
 
 def exponent_numbers(ds: xr.Dataset) -> list[Finding]:
-    """The two powers beside those of the theory, and how many gains have no logarithm."""
-    expected = float(ds["gain_batch_exponent_expected"])
-    gains = ds["outcome"].sel(metric="cooldown_gain").values if "cooldown_gain" in ds["metric"] else np.zeros(0)
-    lost, known = int((gains <= 0).sum()), int(np.isfinite(gains).sum())
-    told = f"; {lost} of {counted(known, 'gain')} left out, not above 0" if lost else ""
-    return [
-        Finding(f"power of the {of} in the gain of the cooldown", float(ds[f"gain_{of}_exponent"]),
-               float(ds[f"gain_{of}_exponent_error"]), f"noise floor of a quadratic: {value:g}{told}")
-        for of, value in (("rate", 1.0), ("batch", expected))
-    ]  # fmt: skip
+    """The powers beside those of the theory, and how many gains have no logarithm."""
+    expected = {"rate": 1.0, "batch": float(ds["gain_batch_exponent_expected"])}
+    told = {"gain": "the gain of the cooldown", "hill": "its part beyond the river"}
+    rows = []
+    for of, metric in GAINS.items():
+        gains = _of_metric(ds, metric)
+        lost, known = int((gains <= 0).sum()), int(np.isfinite(gains).sum())
+        without = f"; {lost} of {counted(known, 'gain')} left out, not above 0" if lost else ""
+        for by, power in expected.items():
+            value, error = (float(ds[f"{of}_{by}_exponent{e}"]) for e in ("", "_error"))
+            words = f"noise floor of a quadratic: {power:g}{without}"
+            rows.append(Finding(f"power of the {by} in {told[of]}", value, error, words))
+    return rows
 
 
 PAPER = Study(

@@ -337,6 +337,10 @@ _CELLS: dict[str, Variable] = {
     "gain_rate_exponent_error": Variable("standard error of that power over seeds", "1", ((),)),
     "gain_batch_exponent": Variable("power of the batch in the gain of the cooldown", "1", ((),)),
     "gain_batch_exponent_error": Variable("standard error of that power over seeds", "1", ((),)),
+    "hill_rate_exponent": Variable("power of the peak rate in that gain beyond the river's", "1", ((),)),
+    "hill_rate_exponent_error": Variable("standard error of that power over seeds", "1", ((),)),
+    "hill_batch_exponent": Variable("power of the batch in that gain beyond the river's", "1", ((),)),
+    "hill_batch_exponent_error": Variable("standard error of that power over seeds", "1", ((),)),
     "gain_batch_exponent_expected": Variable(
         "the same power for noise on a quadratic at small rates: -1 for SGD, -1/2 for Adam", "1", ((),)
     ),

@@ -21,6 +21,7 @@ from .plots_instruments import LEGEND, NULL
 METRICS = {
     "val_loss": "held-out loss (nat)", "train_loss": "training loss (nat)", "val_accuracy": "held-out accuracy",
     "train_accuracy": "training accuracy", "cooldown_gain": "gain of the cooldown (nat)",
+    "cooldown_hill": "that gain beyond the river's (nat)",
 }  # fmt: skip
 """Metric -> how an axis names it, in the order in which they are drawn."""
 DRAWN = ("val_loss", "train_loss")

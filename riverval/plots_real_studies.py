@@ -40,6 +40,8 @@ from .plots_toy import DECAYS, FAMILIES
 from .schedules import schedule_from_dict
 
 REFERENCE = "black"
+GAINS = {"gain": "cooldown_gain", "hill": "cooldown_hill"}
+"""What the powers of the noise study are of, and the metric that each was fitted to."""
 DECADES = 100.0
 """Positive values that differ by a larger factor are drawn on a logarithmic axis."""
 FEW = 3
@@ -347,16 +349,19 @@ def _logarithmic(axis: Axes, places: Sequence[float]) -> None:
 
 
 def noise(ds: xr.Dataset) -> Figure:
-    """Loss and gain of the cooldown against the batch, a line for each rate, and the powers that the gain follows."""
-    figure = _over("plan_batch", "images or sequences per update", ("val_loss", "cooldown_gain"))(ds)
-    if _has(ds, "gain_rate_exponent") and _has(ds, "gain_batch_exponent"):
+    """Loss and gain of the cooldown against the batch, a line for each rate, and the powers that the gains follow."""
+    figure = _over("plan_batch", "images or sequences per update", ("val_loss", *GAINS.values()))(ds)
+    by_name = {axis.get_ylabel(): axis for axis in figure.axes}
+    for of, metric in GAINS.items():
+        if METRICS[metric] not in by_name or not _has(ds, f"{of}_rate_exponent"):
+            continue
         rate, batch = (
-            with_error(float(ds[f"gain_{of}_exponent"]), float(ds[f"gain_{of}_exponent_error"]))
-            for of in ("rate", "batch")
+            with_error(float(ds[f"{of}_{by}_exponent"]), float(ds[f"{of}_{by}_exponent_error"]))
+            for by in ("rate", "batch")
         )
         null = number(float(ds["gain_batch_exponent_expected"]), 2)
-        told = f"gain as rate^({rate}) batch^({batch});\nnoise of a quadratic: rate^1 batch^({null})"
-        figure.axes[-2].set_title(told, fontsize=8.5)
+        told = f"{of} as rate^({rate}) batch^({batch});\nnoise of a quadratic: rate^1 batch^({null})"
+        by_name[METRICS[metric]].set_title(told, fontsize=8.5)
     return figure
 
 

@@ -249,6 +249,8 @@ def noises(**more: Any) -> xr.Dataset:
     powers = {
         "gain_rate_exponent": 0.9, "gain_rate_exponent_error": 0.1, "gain_batch_exponent": -0.45,
         "gain_batch_exponent_error": 0.06, "gain_batch_exponent_expected": -0.5,
+        "hill_rate_exponent": 0.98, "hill_rate_exponent_error": 0.04, "hill_batch_exponent": -0.51,
+        "hill_batch_exponent_error": 0.03,
         "metric": ["val_loss", "cooldown_gain"],
     }  # fmt: skip
     return studied("noise", plans, **{**powers, **more})

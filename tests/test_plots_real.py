@@ -470,11 +470,16 @@ def test_acceptance_stands_beside_null_bound_and_verdict(make):
                 assert levels[float(one["criterion_bound"])] == "--"
 
 
+NOISE_OF_A_QUADRATIC = "noise of a quadratic: rate^1 batch^(-0.5)"
+
+
 def test_powers_of_the_gain_stand_beside_the_theory():
     axes = studies.study(noises()).axes
     assert any(
         "rate^(0.90 ± 0.10) batch^(-0.450 ± 0.060)" in a.get_title() and "batch^(-0.5)" in a.get_title() for a in axes
     )
+    titles = [a.get_title() for a in studies.study(noises(metric=["val_loss", "cooldown_hill"])).axes]
+    assert [t for t in titles if t] == ["hill as rate^(0.980 ± 0.040) batch^(-0.510 ± 0.030);\n" + NOISE_OF_A_QUADRATIC]
     assert studies._series(noises(), "plan_batch").keys() == {"rate 0.0015", "rate 0.003", "rate 0.006"}
 
 

@@ -352,6 +352,18 @@ def test_a_cell_that_a_worker_of_a_killed_study_still_runs_is_left_alone(cells, 
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
+def test_a_result_is_known_again_whatever_the_order_of_its_plans(tmp_path, capsys):
+    """Names in a file are sorted: batch 10 comes before batch 5 there."""
+    command = ["real", "study", "noise", "--arch", "mlp", "--data", "digits", "--preset", "smoke", "--seeds", "1",
+               "--set", "steps=20", "--set", "batch=10", "--set", "study.batches=0.5,1", "--set", "study.rates=1",
+               "--out", str(tmp_path)]  # fmt: skip
+    assert called(command) == 0
+    before = store.load(tmp_path / "study-noise-mlp" / "study.nc")
+    assert before["plan"].values.tolist()[0].startswith("batch 5,")
+    assert called(command) == 0, capsys.readouterr().err
+    assert numbers(store.load(tmp_path / "study-noise-mlp" / "study.nc")).identical(numbers(before))
+
+
 def test_the_command_writes_the_result_and_refuses_another_in_its_place(tmp_path, capsys):
     few = ["real", "study", "wsd-vs-cosine", "--arch", "mlp", "--data", "digits", "--preset", "smoke",
            "--seeds", "1", "--set", "steps=20", "--out", str(tmp_path)]  # fmt: skip

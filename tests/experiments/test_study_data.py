@@ -266,10 +266,32 @@ def test_the_powers_of_an_exact_law_are_found(tmp_path):
     }  # fmt: skip
     lost = ds.copy(deep=True)
     lost["outcome"].loc[{"metric": "cooldown_gain", "seed": 0, "plan": ds["plan"][:2]}] = [0.0, -1.0]
-    assert {finding.told.partition("; ")[2] for finding in study.numbers(lost)} == {
-        "2 of 18 gains left out, not above 0"
-    }
+    left_out = {finding.quantity: finding.told.partition("; ")[2] for finding in study.numbers(lost)}
+    for by in ("rate", "batch"):
+        assert left_out[f"power of the {by} in the gain of the cooldown"] == "2 of 18 gains left out, not above 0"
+        assert left_out[f"power of the {by} in its part beyond the river"] == ""
     assert math.isnan(fit_powers(np.ones(4), np.arange(1.0, 5.0), np.ones(4))[0])
+
+
+def test_the_powers_of_the_hill_do_not_feel_the_river(tmp_path):
+    """Held-out loss: a hill that drops with the rate, and a river that falls by 3 per unit of cumulative rate."""
+    study, setting, cells = study_cells("noise", 200, (0, 1), batches=(0.5, 1.0, 2.0))
+    for cell in cells:
+        c = cell.config
+        S = np.concatenate([[0.0], np.cumsum(c.plan.values())])
+        hill = 0.1 * (1.0 + c.seed) * c.lr**0.7 * c.batch**-0.4
+        start = _windows(c.plan)[-1][0]
+        write(cell, tmp_path, lambda t, h=hill, s=start, S=S: 5.0 + h * (t <= s) - 3.0 * S[t])
+    ds = dataset(study, setting, cells, tmp_path, {})
+    assert float(ds["hill_rate_exponent"]) == pytest.approx(0.7)
+    assert float(ds["hill_batch_exponent"]) == pytest.approx(-0.4)
+    assert abs(float(ds["gain_batch_exponent"]) + 0.4) > 0.05
+    found = ds["outcome"].sel(metric=["cooldown_gain", "cooldown_hill"])
+    cooled = [
+        c.plan.values()[_windows(c.plan)[-1][0] :].sum() for c in (cell.config for cell in cells if not cell.seed)
+    ]
+    river = found.sel(metric="cooldown_gain") - found.sel(metric="cooldown_hill")
+    np.testing.assert_allclose(river.sel(seed=0), 3.0 * np.array(cooled), rtol=1e-6)
 
 
 def test_convergence_branches_share_one_trunk():
