@@ -177,9 +177,7 @@ def _refuse_other(file: Path, cells: Sequence[Cell], overwrite: bool) -> None:
 def _bare(described: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The configuration of each plan without what does not make another cell; the order in a file is another one."""
     common, plans = described.get("common", {}), described.get("plans", {})
-    return {
-        name: {k: v for k, v in {**common, **own}.items() if k not in NOT_OF_A_CELL} for name, own in plans.items()
-    }
+    return {name: {k: v for k, v in {**common, **own}.items() if k not in NOT_OF_A_CELL} for name, own in plans.items()}
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 import xarray as xr
 from scipy.special import stdtrit
 
+from .._format import counted
 from .._typing import ArrayLike, FloatArray, NDArray
 from ..compare import cooldown_gain
 from ..provenance import provenance
@@ -73,7 +75,23 @@ def _attributes(
     notes = [f"{label}: the loss stopped being finite" for label in diverged]
     probed = [(c.label, found[c.key].attrs["notes"]) for c in cells if c.key in found and c.config.snapshots]
     notes += [f"{label}: {note}" for label, told in probed for note in told.splitlines()]
+    notes += _different_code(list(found.values()))
     return attrs | {"notes": "\n".join([*notes, *(f"{label}: {why}" for label, why in failed.items())])}
+
+
+def _different_code(runs: Sequence[xr.Dataset]) -> list[str]:
+    """A note where kept cells are of another version than new ones: what a version mends differs between them."""
+    made = Counter(_code(ds) for ds in runs)
+    if len(made) < 2:
+        return []
+    told = ", ".join(f"{counted(n, 'cell')} by {code}" for code, n in made.most_common())
+    return [f"not all cells were made by the same code: {told}; one whose folder is deleted is run again"]
+
+
+def _code(ds: xr.Dataset) -> str:
+    torch = json.loads(ds.attrs["versions"]).get("torch", "unknown")
+    commit = f" at {ds.attrs['git_commit'][:7]}" if ds.attrs["git_commit"] else ""
+    return f"riverval {ds.attrs['riverval_version']}{commit} with torch {torch}"
 
 
 def described(cells: Sequence[Cell]) -> dict[str, Any]:

@@ -232,6 +232,19 @@ def test_budgets_without_a_common_divisor_are_refused():
 
 
 # --- the others ------------------------------------------------------------------------------------------------------
+def test_cells_of_different_code_are_told_of(tmp_path):
+    study, setting, cells = study_cells("wsd-vs-cosine", 40, (0, 1), fractions=(0.2, 0.5))
+    for cell in cells:
+        write(cell, tmp_path, lambda t: 1.0)
+    assert "same code" not in dataset(study, setting, cells, tmp_path, {}).attrs["notes"]
+    file = folder_of(cells[0], tmp_path) / "run.nc"
+    other = load(file).assign_attrs(riverval_version="9.9", git_commit="", versions='{"torch": "1.0"}')
+    save(other, file, overwrite=True)
+    notes = dataset(study, setting, cells, tmp_path, {}).attrs["notes"]
+    assert "not all cells were made by the same code: 5 cells by riverval" in notes
+    assert "1 cell by riverval 9.9 with torch 1.0;" in notes
+
+
 def test_shapes_are_compared_at_the_same_length_and_rate():
     _, setting, cells = study_cells("shapes", 100, (0,))
     assert len(cells) == len(setting.shapes) * len(setting.fractions) * len(setting.rates)
