@@ -15,6 +15,7 @@ import xarray as xr
 from .. import store
 from .._typing import Progress
 from ..errors import InputError, StoreError
+from ..provenance import made_by
 from ..schedules import Schedule
 from .checkpoints import Checkpoints, FullState, Tell
 from .config import RunConfig
@@ -182,6 +183,9 @@ def reprobe(
 ) -> xr.Dataset:
     """Measure a run again from its snapshots, without training.
 
+    The attribute `measured_by` (JSON) of the dataset then holds when, by which command and with which code; what the
+    other attributes say of these is of the training.
+
     Args:
         folder: of a run that was trained to its end.
         changes: fields of `MEASURING`, with their new values.
@@ -211,7 +215,8 @@ def reprobe(
         session = _session(job, target, None, tell)
         session.snapshots.folder = folder / SNAPSHOTS
         write_config(job, target)
-        return session.measured(_series(ds).assign_attrs(config=json.dumps(config.to_dict(), sort_keys=True)))
+        told = {"config": json.dumps(config.to_dict(), sort_keys=True), "measured_by": json.dumps(made_by())}
+        return session.measured(_series(ds).assign_attrs(told))
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------

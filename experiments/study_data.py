@@ -89,9 +89,14 @@ def _different_code(runs: Sequence[xr.Dataset]) -> list[str]:
 
 
 def _code(ds: xr.Dataset) -> str:
-    torch = json.loads(ds.attrs["versions"]).get("torch", "unknown")
-    commit = f" at {ds.attrs['git_commit'][:7]}" if ds.attrs["git_commit"] else ""
-    return f"riverval {ds.attrs['riverval_version']}{commit} with torch {torch}"
+    again = ds.attrs.get("measured_by")
+    return _version(ds.attrs) + (f", measured by {_version(json.loads(again))}" if again else "")
+
+
+def _version(of: Mapping[str, str]) -> str:
+    torch = json.loads(of["versions"]).get("torch", "unknown")
+    commit = f" at {of['git_commit'][:7]}" if of["git_commit"] else ""
+    return f"riverval {of['riverval_version']}{commit} with torch {torch}"
 
 
 def described(cells: Sequence[Cell]) -> dict[str, Any]:

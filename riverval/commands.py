@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,8 +83,9 @@ def show(path: Annotated[Path, typer.Argument(help="A dataset file, or the folde
     ds = store.load(path)
     say(f"{store.resolve(path)}: {ds.attrs['title']}")
     a = ds.attrs
-    say(f"source {ds['source'].item()}, status {a['status']}, seed {a['seed']}, made {a['created']} by")
-    say(f"  {ds.attrs['command'] or 'Python code'}  (riverval {ds.attrs['riverval_version']}, {_git_text(ds)})")
+    say(f"source {ds['source'].item()}, status {a['status']}, seed {a['seed']}, made {_made_text(a)}")
+    if "measured_by" in a:
+        say(f"measured again {_made_text(json.loads(a['measured_by']))}")
     for note in a.get("notes", "").splitlines():
         say(f"note: {note}")
     rows = [(str(n), ", ".join(map(str, v.dims)) or "-", _range_text(v), v.attrs["units"], v.attrs["long_name"])
@@ -91,11 +94,11 @@ def show(path: Annotated[Path, typer.Argument(help="A dataset file, or the folde
     _show_scores(ds)
 
 
-def _git_text(ds: xr.Dataset) -> str:
-    commit = ds.attrs["git_commit"]
-    if not commit:
-        return "not from a git checkout"
-    return f"git {commit[:12]}{' with uncommitted changes' if ds.attrs['git_dirty'] == 'true' else ''}"
+def _made_text(of: Mapping[str, str]) -> str:
+    commit = f"git {of['git_commit'][:12]}" if of["git_commit"] else "not from a git checkout"
+    changed = " with uncommitted changes" if of["git_commit"] and of["git_dirty"] == "true" else ""
+    code = f"riverval {of['riverval_version']}, {commit}{changed}"
+    return f"{of['created']} by\n  {of['command'] or 'Python code'}  ({code})"
 
 
 def _range_text(v: xr.Variable) -> str:

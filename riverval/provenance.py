@@ -34,19 +34,26 @@ _PACKAGES = (
 
 def provenance(title: str, *, config: dict[str, Any], seed: int, status: str = "complete") -> dict[str, str]:
     """The attributes of a dataset, all flat strings; `config` and `versions` are JSON."""
-    commit, dirty = git_state()
     return {
         "title": title,
         "schema_version": SCHEMA_VERSION,
         "status": status,
+        **made_by(),
+        "seed": str(seed),
+        "config": json.dumps(config, sort_keys=True),
+    }
+
+
+def made_by() -> dict[str, str]:
+    """Of a result the time, the command and the code, as flat strings; `versions` is JSON."""
+    commit, dirty = git_state()
+    return {
         "riverval_version": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv and sys.argv[0] else "",
         "git_commit": commit,
         "git_dirty": dirty,
         "versions": json.dumps(_versions()),
-        "seed": str(seed),
-        "config": json.dumps(config, sort_keys=True),
     }
 
 

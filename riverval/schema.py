@@ -41,7 +41,7 @@ ATTRS = (
 )  # fmt: skip
 
 
-JSON_ATTRS = ("versions", "config")
+JSON_ATTRS = ("versions", "config", "measured_by")
 
 # What readers may rely on: where there is a dimension, there is this too.
 COMPANIONS = {"step": ("lr", "phase"), "replicate": ("diverged",)}

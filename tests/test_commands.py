@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -71,6 +72,20 @@ def test_show_tells_the_notes_and_what_was_never_measured(dataset: Path, capsys:
     assert "note: sharpness at state 3: no memory\nnote: file: full\n" in shown
     (row,) = (line for line in shown.splitlines() if line.startswith("│ loss "))
     assert row.split("│")[3].strip() == "none"
+
+
+def test_show_tells_by_what_code_a_run_was_made_and_measured_again(dataset: Path, capsys: Capture) -> None:
+    ds = store.load(dataset)
+    again = {**ds.attrs, "created": "2030-01-01", "command": "riverval real probe x", "git_commit": "f" * 40}
+    of = {"riverval_version": "9.9", "git_commit": "", "command": ""}
+    store.save(ds.assign_attrs(of, measured_by=json.dumps({**again, "git_dirty": "true"})), "again.nc")
+    assert run("show again.nc") == 0
+    shown = capsys.readouterr().out
+    assert "by\n  Python code  (riverval 9.9, not from a git checkout)\nmeasured again 2030-01-01 by\n" in shown
+    assert (
+        f"  riverval real probe x  (riverval {ds.attrs['riverval_version']}, git {'f' * 12} with uncommitted changes)\n"
+        in shown
+    )
 
 
 def test_schedule_show_prints_and_exports(tmp_path: Path, capsys: Capture) -> None:

@@ -607,7 +607,12 @@ def test_a_second_measurement_is_that_of_a_run_with_its_settings(tmp_path, trunk
     assert read_config(tmp_path / "again") == read_config(tmp_path / "whole")
     before = store.load(trunk)
     assert before.sizes["alpha"] == 3
-    assert_same_datasets(reprobe(trunk, {}), before)
+    assert "measured_by" not in before.attrs
+    again = reprobe(trunk, {})
+    assert_same_datasets(again, before)
+    told = json.loads(again.attrs["measured_by"])
+    assert told["created"] >= again.attrs["created"] == before.attrs["created"]
+    assert told["riverval_version"] == again.attrs["riverval_version"]
 
 
 def test_a_second_measurement_is_refused_where_it_has_no_meaning(tmp_path, trunk):

@@ -240,9 +240,13 @@ def test_cells_of_different_code_are_told_of(tmp_path):
     file = folder_of(cells[0], tmp_path) / "run.nc"
     other = load(file).assign_attrs(riverval_version="9.9", git_commit="", versions='{"torch": "1.0"}')
     save(other, file, overwrite=True)
+    second = folder_of(cells[1], tmp_path) / "run.nc"
+    again = {**load(second).attrs, "riverval_version": "8.8", "git_commit": ""}
+    save(load(second).assign_attrs(measured_by=json.dumps(again)), second, overwrite=True)
     notes = dataset(study, setting, cells, tmp_path, {}).attrs["notes"]
-    assert "not all cells were made by the same code: 5 cells by riverval" in notes
-    assert "1 cell by riverval 9.9 with torch 1.0;" in notes
+    assert ", measured by riverval 8.8 with torch" in notes
+    assert "not all cells were made by the same code: 4 cells by riverval" in notes
+    assert "1 cell by riverval 9.9 with torch 1.0" in notes
 
 
 def test_shapes_are_compared_at_the_same_length_and_rate():
