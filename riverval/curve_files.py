@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ import numpy as np
 
 from . import store
 from .curve_scheduling import logged_run, lr_scheduling_rates, tabled_runs
-from .curve_tables import ENDINGS, TableOptions, header_of, kind_of, looks_like_log, read_table, stem_of
+from .curve_tables import ENDINGS, TableOptions, header_of, kind_of, looks_like_log, read_table, stem_of, unreadable
 from .curves import Curve, LeftOut, Source
 from .errors import InputError, StoreError
 
@@ -106,7 +106,11 @@ def read_collection(
     """
     path = Path(path)
     options = TableOptions(warmup=warmup, peak_lr=peak_lr, repair=repair, columns=columns)
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise InputError(unreadable(path, error)) from error
+    if not there:
         raise InputError(f"{path} does not exist; give a file of curves or a folder of them")
     found: list[Curve | LeftOut]
     if path.is_file():
@@ -137,14 +141,20 @@ def read_collection(
 
 def _no_curve(path: Path) -> str:
     if path.name.lower().endswith(".json"):
-        return f"{path} is no log of lr-scheduling, which has config, history and summary"
+        return (
+            f"{path} is no log of lr-scheduling, which has config, history and summary; write rows of other logs, such "
+            f"as a list of them inside, to a CSV or JSONL file with step, lr and loss"
+        )
     return f"{path} is no file of curves; they are {', '.join(ENDINGS)} (or these with .gz), .json or .nc"
 
 
 def _passed_over(folder: Path) -> str:
     """Up to three tables that are no logs as they stand, with their columns: often only a name differs."""
-    tables = sorted(path for path in folder.rglob("*") if path.is_file() and kind_of(path))[:_TOLD]
-    told = "; ".join(f"{path.relative_to(folder)} has {', '.join(header_of(path)) or 'nothing'}" for path in tables)
+    tables = [path for path in sorted(folder.rglob("*")) if path.is_file() and kind_of(path)]
+    seen = [t for t in tables if not any(above.name.startswith(".") for above in t.relative_to(folder).parents)]
+    told = "; ".join(
+        f"{path.relative_to(folder)} has {', '.join(header_of(path)) or 'nothing'}" for path in seen[:_TOLD]
+    )
     return f" ({told}: name the columns with --column-step, --column-lr and --column-loss)" if told else ""
 
 
@@ -163,9 +173,15 @@ def _source_of(path: Path, options: TableOptions) -> Source | None:
     return _dataset(path) if name.endswith(".nc") else None
 
 
-def _below(folder: Path, options: TableOptions) -> Iterator[Source]:
-    """Every run in a folder; those that already fail to be found are among them, to say so when they are read."""
+def _below(folder: Path, options: TableOptions, above: frozenset[Path] = frozenset()) -> Iterator[Source]:
+    """Every run in a folder; those that already fail to be found are among them, to say so when they are read.
+
+    A link to one of the folders above would lead to the same runs once more, so it is not followed.
+    """
     try:
+        real = folder.resolve()
+        if real in above:
+            return
         if store.holds_run(folder):
             yield _dataset(store.resolve(folder))
             return
@@ -178,16 +194,15 @@ def _below(folder: Path, options: TableOptions) -> Iterator[Source]:
         yield _failing(folder, error)
         return
     for path in inside:
-        if path.is_dir():
-            if not path.name.startswith("."):
-                yield from _below(path, options)
-            continue
+        found: Iterable[Source | None]
         try:
-            source = _source_of(path, options) if _holds_curves(path, options) else None
-        except InputError as error:
-            source = _failing(path, error)
-        if source is not None:
-            yield source
+            if path.is_dir():
+                found = () if path.name.startswith(".") else _below(path, options, above | {real})
+            else:
+                found = (_source_of(path, options) if _holds_curves(path, options) else None,)
+        except (InputError, OSError) as error:
+            found = (_failing(path, error),)
+        yield from filter(None, found)
 
 
 def _holds_curves(path: Path, options: TableOptions) -> bool:
@@ -198,14 +213,15 @@ def _holds_curves(path: Path, options: TableOptions) -> bool:
 
 
 def _in_multi_power(path: Path) -> bool:
-    return _SIZE_FOLDER.fullmatch(path.parent.name) is not None
+    return _SIZE_FOLDER.fullmatch(path.absolute().parent.name) is not None  # it may be the current folder
 
 
 def _failing(path: Path, error: Exception) -> Source:
     def read() -> Curve:
-        raise InputError(str(error)) from error
+        raise InputError(unreadable(path, error) if isinstance(error, OSError) else str(error)) from error
 
-    return Source(stem_of(path), str(path), read)
+    kind = kind_of(path)
+    return Source(stem_of(path), str(path), read, {"format": kind} if kind else {})
 
 
 def _with_distinct_names(runs: Sequence[Curve | LeftOut]) -> list[Curve | LeftOut]:
@@ -225,9 +241,10 @@ def _plain(path: Path, options: TableOptions) -> Source:
 
 
 def _multi_power(path: Path, options: TableOptions) -> Source:
-    size, schedule = f"{path.parent.name.removeprefix('csv_')}M", stem_of(path)
+    group, schedule = path.absolute().parent.name, stem_of(path)
+    size = f"{group.removeprefix('csv_')}M"
     name = f"{size}/{schedule}"
-    facts = {"format": "multi-power-law", "group": path.parent.name, "size": size, "schedule": schedule}
+    facts = {"format": "multi-power-law", "group": group, "size": size, "schedule": schedule}
 
     def read() -> Curve:
         curve = read_table(path, TableOptions(warmup=MULTI_POWER_WARMUP, repair=options.repair))

@@ -47,7 +47,10 @@ def tabled_runs(runs: Path, curves: Path) -> Iterator[Source]:
             raise InputError(fault_of(row) or f"{curves}, line {row['']}: no run; every row needs one")
         logged.setdefault(row["run"], {}).setdefault(row["split"], []).append(row)
     needed = ("run", "parameters", "lr", "scheduler", "warmup_steps", "iterations", "final_val_loss")
-    for row in rows_of(runs, needed):
+    listed = rows_of(runs, needed)
+    if not listed and not logged:
+        raise InputError(f"{runs} lists no run, and {curves} has no row; fetch them again")
+    for row in listed:
         name, told = f"run {row['run']}", f"run {row['run']} of {runs}"
         splits = logged.pop(row["run"], {})
         if fault := fault_of(row):
@@ -94,7 +97,9 @@ def logged_run(path: Path) -> Source | None:
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}); a log that was cut short has to be fetched again") from None
+        lines = isinstance(error, json.JSONDecodeError) and error.msg == "Extra data"
+        what = "name a table of one object to a line .jsonl" if lines else "a log that was cut short is fetched again"
+        raise InputError(f"{path} is not JSON ({error}); {what}") from None
     if not isinstance(run, dict) or len(_PARTS & run.keys()) < 2:
         return None
     config = run.get("config")
@@ -117,7 +122,7 @@ def _logged_columns(path: Path, history: Any) -> Columns:
             np.asarray(column, dtype=np.float64)
             for column in (val["iter"], val["val_loss"], train["iter"], train["train_lr"])
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise InputError(_lacking(path, error)) from error
     return steps, loss, logged_steps, logged
 
@@ -176,7 +181,7 @@ def _final_of(told: str, settings: Mapping[str, Any]) -> float | None:
     final = settings.get("final_val_loss")
     try:
         return None if final is None else float(final)
-    except (TypeError, ValueError):
+    except (ArithmeticError, TypeError, ValueError):
         raise InputError(f"{told} has the final loss {final!r}, which is no number; mend the log") from None
 
 

@@ -14,7 +14,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from .errors import InputError
 
 __all__ = [
     "COLUMNS", "ENDINGS", "TableOptions", "column_of", "fault_of", "header_of", "kind_of", "looks_like_log",
-    "read_table", "rows_of", "stem_of", "text_of",
+    "read_table", "rows_of", "stem_of", "text_of", "unreadable",
 ]  # fmt: skip
 
 COLUMNS = ("step", "lr", "loss")
@@ -40,6 +40,7 @@ ENDINGS = (".csv", ".tsv", ".jsonl")
 _SEPARATORS = ",;\t"
 _REST = "\n"  # key of the cells beyond the header; no name of a column has a line end
 _FAULT = "\n\n"  # key of what is wrong with a row
+_GZIP = b"\x1f\x8b"  # first bytes of what gzip packs
 _SHOWN = 60  # letters of a bad text in a message
 _EXAMPLE = '{"step": 100, "lr": 0.001, "loss": 3.2}'
 
@@ -95,15 +96,30 @@ def text_of(path: Path) -> str:
     """The text of a file, unpacked if its name ends in .gz.
 
     Raises:
-        InputError: it cannot be read as UTF-8.
+        InputError: it may not be read, is no UTF-8, or is packed where its name says that it is not, or the reverse.
     """
     try:
         raw = path.read_bytes()
-        return (gzip.decompress(raw) if path.name.lower().endswith(".gz") else raw).decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(unreadable(path, error)) from error
+    named, packed = path.name.lower().endswith(".gz"), raw.startswith(_GZIP)
+    if raw and named != packed:
+        raise InputError(
+            f"{path} is not packed with gzip; fetch it again, or take .gz off its name"
+            if named
+            else f"{path} is packed with gzip; unpack it, or let its name end in .gz"
+        )
+    try:
+        return (gzip.decompress(raw) if named else raw).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} cannot be read as text in UTF-8 ({error}); fetch it again, or save it as such"
         ) from error
+
+
+def unreadable(path: Path, error: OSError) -> str:
+    """What keeps a file or folder from being read at all."""
+    return f"{path} cannot be read ({error.strerror or error}); allow it, or take it away"
 
 
 def header_of(path: Path) -> list[str]:
@@ -135,8 +151,8 @@ def rows_of(path: Path, needed: Iterable[str]) -> list[dict[str, str]]:
     Raises:
         InputError: a needed column is missing or there twice, or the file is not what its ending says.
     """
-    header, found = _parts(path)
     needed = list(needed)
+    header, found = _parts(path, needed)
     _check_header(path, header, needed, found)
     rows = []
     for line, cells, fault in found:
@@ -152,8 +168,8 @@ def fault_of(row: Mapping[str, str]) -> str:
     return row.get(_FAULT, "")
 
 
-def _parts(path: Path) -> tuple[list[str], Rows]:
-    return _json_parts(path) if kind_of(path) == "jsonl" else _csv_parts(path)
+def _parts(path: Path, needed: Sequence[str] = ()) -> tuple[list[str], Rows]:
+    return _json_parts(path, needed) if kind_of(path) == "jsonl" else _csv_parts(path)
 
 
 def _csv_parts(path: Path) -> tuple[list[str], Rows]:
@@ -188,11 +204,15 @@ def _separator(path: Path, first: str) -> str:
     return max(_SEPARATORS, key=first.count)
 
 
-def _json_parts(path: Path) -> tuple[list[str], Rows]:
-    """A field that an object lacks was not logged there: loggers write the training and the validation loss apart."""
+def _json_parts(path: Path, needed: Sequence[str]) -> tuple[list[str], Rows]:
+    """A field that an object lacks was not logged there: loggers write the training and the validation loss apart.
+
+    The cells are those of the needed fields, or where one is not there those of all, of which loggers write hundreds.
+    """
     found = list(_objects(path))
     header = list(dict.fromkeys(name for _, fields in found for name in fields))
-    return header, ((line, {name: _cell(fields.get(name)) for name in header}, "") for line, fields in found)
+    names = needed if set(needed) <= set(header) else header
+    return header, ((line, {name: _cell(fields.get(name)) for name in names}, "") for line, fields in found)
 
 
 def _cell(value: Any) -> str:

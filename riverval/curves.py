@@ -134,7 +134,7 @@ class Source:
             return self.read()
         except InputError as error:
             reason = str(error) if self.told in str(error) else f"{self.told}: {error}"
-            return LeftOut(self.name, reason, self.facts)
+            return LeftOut(self.name, reason, dict(self.facts))
 
 
 def tidy_rows(
@@ -171,10 +171,11 @@ def tidy_rows(
         notes.append(f"rows dropped for want of a finite loss: {bad.sum()}, the first at step {rows['step'][k]:g}")
         rows = {name: column[~bad] for name, column in rows.items()}
     step = rows["step"]
-    if np.any(~np.isfinite(step) | (step % 1 != 0)):
+    whole = np.isfinite(step) & (np.floor(step) == step)
+    if not whole.all():
         raise InputError(
-            f"{told}: steps must be whole numbers of updates, got {step[~(step % 1 == 0)][0]:g}; turn a "
-            f"column of thousands or of epochs into updates"
+            f"{told}: steps must be whole numbers of updates, got {step[~whole][0]:g}; turn a column of thousands or "
+            f"of epochs into updates"
         )
     if "lr" in rows:
         _check_logged_rates(told, step, rows["lr"])

@@ -165,8 +165,8 @@ def _grid_trials(curves: Sequence[Curve], left_out: Sequence[LeftOut], tell: Tel
 def _model(curve: Curve | LeftOut, curves: Sequence[Curve | LeftOut]) -> str:
     """Its size, and the data it was trained on where the size was trained on several."""
     size = curve.facts.get("size")
-    several = len({c.facts.get("dataset") for c in curves if c.facts.get("size") == size}) > 1
-    return " ".join(filter(None, [size, curve.facts.get("dataset") if several else None]))
+    several = len({str(c.facts.get("dataset")) for c in curves if c.facts.get("size") == size}) > 1
+    return " ".join(str(part) for part in (size, curve.facts.get("dataset") if several else None) if part is not None)
 
 
 def _training_runs(group: Sequence[Curve | LeftOut]) -> tuple[Curve, Curve] | None:

@@ -12,6 +12,7 @@ import pytest
 
 from riverval import cli, store
 from riverval.curve_files import lr_scheduling_rates, read_collection, read_curves
+from riverval.curves import Curve
 from riverval.errors import InputError
 from riverval.law_trials import list_trials
 
@@ -102,6 +103,19 @@ def test_a_whole_collection_is_read_without_a_word(tmp_path):
         ("torn.csv", b"step,lr,loss\n1,.1,3\n2,.1,2\n3,.", "torn", r"torn\.csv, line 4: 2 cells for 3 columns"),
         ("zero.tsv", b"step\tlr\tloss\n1\t0\t3\n2\t0\t2\n", "zero", r"zero\.tsv: curve 'zero' has the rate 0"),
         ("bytes.csv", b"step,lr,loss\n1,.1,\xff\n", "bytes", r"bytes\.csv cannot be read as text"),
+        ("packed.csv", gzip.compress(b"step,lr,loss\n"), "packed", r"packed\.csv is packed with gzip; unpack it"),
+        (
+            "plain.csv.gz",
+            b"step,lr,loss\n1,.1,3\n",
+            "plain",
+            r"plain\.csv\.gz is not packed with gzip; .* take \.gz off",
+        ),
+        (
+            "rows.json",
+            b'{"step": 1}\n{"step": 2}\n',
+            "rows.json",
+            r"is not JSON \(Extra data.*; name a table of .*\.jsonl",
+        ),
         ("cut.csv.gz", gzip.compress(b"step,lr,loss\n" * 99)[:40], "cut", r"cut\.csv\.gz cannot be read as text"),
         ("bad.csv.gz", gzip.compress(b"step,lr,loss")[:10] + b"\xff" * 40, "bad", "fetch it again"),
         ("cut.jsonl", b'{"step": 1, "lr"', "cut", r"cut\.jsonl, line 1: not JSON"),
@@ -149,6 +163,8 @@ def test_settings_of_no_run(tmp_path, changes, told):
         ("train", {"iter": [200, 210], "train_lr": [1e-3]}, "logged rates of the shape"),
         ("train", {"iter": [[200]], "train_lr": [[1e-3]]}, "logged rates of the shape"),
         ("val", {"iter": [200, 220], "val_loss": [3.0]}, "columns must have one length"),
+        ("val", {"iter": [200, 10**400], "val_loss": [3.0, 2.0]}, "lacks what a log"),
+        ("final-val", {"final_val_loss": [10**400]}, "which is no number"),
         ("final-val", {"final_val_loss": ["far"]}, "the final loss 'far', which is no number"),
         ("final-val", 3, "lacks what a log"),
     ],
@@ -181,6 +197,19 @@ def test_one_bad_row_of_the_tables_costs_its_run_alone(tmp_path):
     (left, *_) = read_collection(tmp_path).left_out
     assert left.name == "run 0"
     assert "runs.csv, line 2: 11 cells for 9 columns" in left.reason
+
+
+def test_tables_of_a_collection_without_any_run(tmp_path):
+    write_grid(tmp_path)
+    with pytest.raises(InputError, match=r"runs\.csv lists no run, and .*curves\.csv has no row; fetch them again"):
+        read_curves(tmp_path)
+
+
+def test_what_is_left_out_may_be_changed(tmp_path):
+    (tmp_path / "odd.json").write_text('{"config": {}, "summary": {}}')
+    write_csv(tmp_path / "good.csv", [1, 2], [1, 1], [2, 1])
+    read_collection(tmp_path).left_out[0].facts["mine"] = 1
+    assert read_collection(tmp_path).left_out[0].facts == {"format": "lr-scheduling"}
 
 
 def test_a_study_among_runs_is_left_out(tmp_path):
@@ -259,6 +288,19 @@ def test_a_repeat_stands_in_for_a_lost_run_and_another_run_does_not(tmp_path):
     (trial,) = trials_of(tmp_path, ["A"])
     assert len(trial.train[0].notes) == 2
     assert names(trial.train) == ["124M/lr0.001/constant-50000 #3", "124M/lr0.001/linear-0.2-25000"]
+
+
+@pytest.mark.parametrize("data", [[1, ["x"]], [7, 8], ["a", "b"]])
+def test_data_sets_are_told_apart_whatever_they_are_called(data):
+    runs, curves = ((50_000, 0.0), (25_000, 0.2), (25_000, 0.4)), []
+    for name in data:
+        for total, share in runs:
+            settings = SETTINGS | {"dataset": name, "iterations": total, "wsd_fract_decay": share}
+            lr, facts = lr_scheduling_rates(settings)
+            curves.append(Curve(f"{name} {total} {share}", lr, [100, total], [3.0, 2.0], final_loss=2.0, facts=facts))
+    assert [trial.data for trial in list_trials(curves, ["A"])] == sorted(f"124M {name} 0.001" for name in data)
+    alone = list_trials(curves[:3], ["A"])
+    assert [trial.data for trial in alone] == ["124M 0.001"]
 
 
 def test_where_there_is_no_trial_the_reasons_are_repeated(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from riverval import schema, store
-from riverval.curve_files import lr_scheduling_rates, read_curves
+from riverval.curve_files import lr_scheduling_rates, read_collection, read_curves
 from riverval.errors import InputError
 from riverval.provenance import provenance
 
@@ -207,7 +207,7 @@ def test_what_is_no_curve(tmp_path):
 
 # --- multi-power law -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("below", ["", "MultiPowerLaw/loss_curve_repo"])
-def test_the_multi_power_collection_wherever_it_lies(tmp_path, below):
+def test_the_multi_power_collection_wherever_it_lies(tmp_path, monkeypatch, below):
     for case in ("cosine", "two-stage"):
         lr, steps, *_ = CASES[case]
         write_csv(tmp_path / below / "csv_25" / f"{case}.csv", steps, lr[steps], 3 + steps**-0.5)
@@ -225,6 +225,10 @@ def test_the_multi_power_collection_wherever_it_lies(tmp_path, below):
     true = CASES["cosine"][0][: cos.total]
     assert np.abs(cos.lr - true).max() < 5e-5 * 3e-4  # the warmup among it, which is not in the files
     assert cos.steps[0] == 2160
+    monkeypatch.chdir(tmp_path / below / "csv_25")  # and from within
+    for here in (".", "cosine.csv"):
+        inside = read_collection(here).curves[0]
+        assert (inside.name, inside.facts) == (cos.name, cos.facts)
 
 
 # --- lr-scheduling ---------------------------------------------------------------------------------------------------

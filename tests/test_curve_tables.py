@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from riverval.curve_files import read_curves
-from riverval.curve_tables import kind_of, stem_of
+from riverval.curve_tables import kind_of, rows_of, stem_of
 from riverval.curves import Curve
 from riverval.errors import InputError
 
@@ -137,6 +137,21 @@ def test_bad_tsv_is_refused(tmp_path, text, told):
     (tmp_path / "bad.tsv").write_text(text)
     with pytest.raises(InputError, match=told):
         read_curves(tmp_path / "bad.tsv")
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
+@pytest.mark.parametrize("step", [float("inf"), float("nan"), 10.5])
+def test_steps_that_are_no_whole_numbers_are_refused_without_a_warning(tmp_path, kind, step):
+    (tmp_path / f"a.{kind}").write_text(text_in(kind, [(0, 0.1, 4.0), (10, 0.1, 3.0), (step, 0.1, 2.0)]))
+    with pytest.raises(InputError, match=f"steps must be whole numbers of updates, got {step:g}"):
+        read_curves(tmp_path / f"a.{kind}")
+
+
+def test_fields_that_are_not_needed_are_no_cells(tmp_path):
+    lines = [{"step": k, "lr": 0.1, "loss": 3 - k, "\n\n": "odd", "": [k]} for k in range(3)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert rows_of(tmp_path / "a.jsonl", ("step", "loss"))[1] == {"": "2", "step": "1", "loss": "2"}
+    assert read_curves(tmp_path)[0].loss.tolist() == [2, 1]
 
 
 def test_a_tab_separates_tsv_whatever_else_the_header_has(tmp_path):
