@@ -259,6 +259,15 @@ def test_a_lost_run_to_fit_is_an_error_with_its_reason(tmp_path, lost):
     assert told == [f"25M is passed over: it lacks {lost}"]
 
 
+def test_a_size_that_lacks_a_run_anyway_is_passed_over(tmp_path):
+    write_sizes(tmp_path, *FIT, "wsd", size=100)
+    write_sizes(tmp_path, FIT[1], FIT[2], "wsd")
+    change(tmp_path / "csv_25" / f"{FIT[2]}.csv", "0.0003", "x")
+    told = []
+    assert [trial.data for trial in trials_of(tmp_path, ["M"], told.append)] == ["100M"]
+    assert told == [f"25M is passed over: it lacks {FIT[0]}, {FIT[2]}"]
+
+
 def test_a_protocol_is_not_concerned_with_the_runs_of_another(tmp_path):
     write_sizes(tmp_path, *FIT, "wsd")
     plans = [(50_000, 0.0, "linear"), (25_000, 0.2, "linear"), (25_000, 0.4, "linear")]

@@ -21,7 +21,7 @@ from riverval.experiments.acceptance import NAMES, acceptance, over_seeds
 from riverval.experiments.presets import configure
 from riverval.experiments.study import Bench, cells_of
 from riverval.experiments.study_budgets import branch_updates, family_updates, whole_budgets
-from riverval.experiments.study_data import _windows, dataset, described, verdict
+from riverval.experiments.study_data import METRICS, _windows, dataset, described, higher_is_better, verdict
 from riverval.experiments.study_data import over_seeds as over
 from riverval.experiments.study_list import STUDIES
 from riverval.experiments.study_models import fit_powers
@@ -142,6 +142,8 @@ def test_the_interval_of_two_seeds_is_that_of_the_table():
 def test_verdicts_of_losses_and_of_accuracies_point_the_other_way():
     assert verdict(-2.0, -1.0) == verdict(1.0, 2.0, higher_is_better=True) == "better"
     assert verdict(1.0, 2.0) == verdict(-2.0, -1.0, higher_is_better=True) == "worse"
+    higher = {"val_accuracy", "train_accuracy", "cooldown_gain", "cooldown_hill"}
+    assert {metric for metric in METRICS if higher_is_better(metric)} == higher
 
 
 # --- wsd-vs-cosine ---------------------------------------------------------------------------------------------------
