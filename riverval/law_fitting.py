@@ -23,8 +23,9 @@ import numpy as np
 from scipy.optimize import least_squares, nnls
 
 from ._checks import pick
+from ._format import counted
 from ._typing import FloatArray, IntArray
-from .curves import Curve
+from .curves import FEWEST, Curve
 from .errors import InputError
 from .law_base import Law, Track
 
@@ -50,16 +51,24 @@ _TOUCHED = 1e-6  # a share of the loss; a coefficient that adds less lies on its
 
 
 def without_start(curves: Sequence[Curve], skip: float) -> tuple[list[Curve], list[str]]:
-    """The curves without their points before `skip` of the largest cumulative rate; notes on those that lie before."""
+    """The curves without their points before `skip` of the largest cumulative rate; notes on those that lie before.
+
+    Raises:
+        InputError: no curve has points enough after it.
+    """
     times = [np.cumsum(c.lr)[c.steps - 1] for c in curves]
     first = skip * max((S[-1] for S in times), default=0.0)
     kept, notes = [], []
     for curve, S in zip(curves, times, strict=True):
         late = first <= S
-        if late.any():
+        if late.sum() >= FEWEST:
             kept.append(replace(curve, steps=curve.steps[late], loss=curve.loss[late]))
         else:
-            notes.append(f"curve {curve.name!r} was left out: it ends within the first {skip:.0%} of cumulative rate")
+            why = f"{counted(int(late.sum()), 'point')} left" if late.any() else "it ends"
+            told = "after" if late.any() else "within"
+            notes.append(f"curve {curve.name!r} was left out: {why} {told} the first {skip:.0%} of cumulative rate")
+    if notes and not kept:
+        raise InputError(f"{'; '.join(notes[:3])}; use a smaller skip, or longer logs")
     return kept, notes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from riverval.curves import Curve
 from riverval.errors import InputError
 from riverval.law_base import Theta
 from riverval.law_errors import correlation_time
-from riverval.law_fitting import HUBER, huber_cost, huber_weight
+from riverval.law_fitting import HUBER, huber_cost, huber_weight, without_start
 from riverval.laws import LAWS, fit_law
 
 from .made_laws import PEAK, TRAINING, VALUES, known, made_curves, published_curves, rates
@@ -174,3 +175,15 @@ def test_the_ends_of_a_range_are_met_without_rounding(law):
     for theta in LAWS[law].thetas:
         for end in (theta.low, theta.high):
             assert theta.value(theta.search(end)) == end
+
+
+def test_a_curve_with_one_point_after_the_start_is_left_out_and_told_of():
+    first, linear, *_ = made_curves("noise-floor")
+    short = replace(first, steps=np.array([1000, 3900]), loss=first.loss[:2])
+    kept, notes = without_start([short, linear], 0.6)
+    assert [c.name for c in kept] == ["linear"]
+    assert notes == ["curve 'constant' was left out: 1 point left after the first 60% of cumulative rate"]
+    with pytest.raises(InputError, match=r"'constant' was left out: 1 point left .*; use a smaller skip, or longer"):
+        without_start([short], 0.6)
+    with pytest.raises(InputError, match="use a smaller skip"):
+        fit_law("noise-floor", [short], skip=0.6)
