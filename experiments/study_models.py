@@ -196,6 +196,7 @@ def noise_plans(bench: Bench, s: NoiseSetting) -> list[Plan]:
     return made
 
 
+_UNKNOWN = "needs 4 evaluations in the second half of the stable phase; --set eval_every to less"
 GAINS = {"gain": "cooldown_gain", "hill": "cooldown_hill"}
 """Names of what the powers are of, and the metric behind each."""
 
@@ -254,7 +255,7 @@ def exponent_numbers(ds: xr.Dataset) -> list[Finding]:
         without = f"; {lost} of {counted(known, 'gain')} left out, not above 0" if lost else ""
         for by, power in expected.items():
             value, error = (float(ds[f"{of}_{by}_exponent{e}"]) for e in ("", "_error"))
-            words = f"noise floor of a quadratic: {power:g}{without}"
+            words = f"noise floor of a quadratic: {power:g}{without}" if known else _UNKNOWN
             rows.append(Finding(f"power of the {by} in {told[of]}", value, error, words))
     return rows
 
