@@ -215,8 +215,8 @@ def reprobe(
         session = _session(job, target, None, tell)
         session.snapshots.folder = folder / SNAPSHOTS
         write_config(job, target)
-        told = {"config": json.dumps(config.to_dict(), sort_keys=True), "measured_by": json.dumps(made_by())}
-        return session.measured(_series(ds).assign_attrs(told))
+        attrs = {"config": json.dumps(config.to_dict(), sort_keys=True), "measured_by": json.dumps(made_by())}
+        return session.measured(_series(ds).assign_attrs(attrs))
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------

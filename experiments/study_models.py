@@ -211,7 +211,7 @@ def exponents(ds: xr.Dataset, s: NoiseSetting, plans: Sequence[Plan], runs: Runs
     logarithm and is left out, which biases the powers; the table counts it.
     """
     rates, batches = ds["plan_peak"].values, ds["plan_batch"].values.astype(float)
-    found = {}
+    found: dict[str, Any] = {}
     for of, metric in GAINS.items():
         powers = np.array([fit_powers(rates, batches, row) for row in _of_metric(ds, metric)])
         (rate, batch), (rate_error, batch_error), *_ = mean_over_seeds(powers)
